@@ -1,0 +1,41 @@
+r"""What a canonicalizer is.
+
+h: X -> G is equivariant, h(g x) = g h(x), so that c(x) = h(x)^-1 x has c(g x) = c(x): one representative per orbit.
+Translations come first and the same way: h subtracts the centroid, which removes the group R^3.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from canonkit.groups import inverse
+from canonkit.molecules import Molecules
+
+
+@dataclass(frozen=True, eq=False)
+class Canonical:
+    """A canonicalized batch.
+
+    Args:
+        x: c(x) = h(x)^-1 x, same kind as the input; molecules are centred.
+        g: h(x), for molecules rotations (B, 3, 3).
+        ambiguous: (B,) bool, True where h(x) is not unique (linear, symmetric, one or two atoms): the pose is then well
+            defined all the same, but depends on the order of the atoms.
+    """
+
+    x: Molecules | Tensor
+    g: Tensor
+    ambiguous: Tensor
+
+
+class Canonicalizer(nn.Module):
+    """h and c together: `canonicalizer(x)` is a `Canonical`. Subclasses for molecules define `pose`."""
+
+    def pose(self, centred: Molecules) -> tuple[Tensor, Tensor]:
+        """h(x) in SO(3), (B, 3, 3), whose columns are the frame's axes, and ambiguity (B,), of centred molecules."""
+        raise NotImplementedError
+
+    def forward(self, x: Molecules) -> Canonical:
+        centred = x.centred()
+        g, ambiguous = self.pose(centred)
+        return Canonical(centred.act(inverse(g)), g, ambiguous)

@@ -1,0 +1,49 @@
+r"""The learned canonicalizer of molecules (Sareen et al. 2024): a multi-channel EGNN gives two vectors, they a frame.
+
+    X_i, h_i = MC-EGNN(x, types),   V_k = (1/n) sum_i sum_c w_kc(h_i) X_ic,  k = 1, 2,   h(x) = Gram-Schmidt(V_1, V_2).
+
+The weights w of the pool are invariant, so V_k turn with the molecule. (An element-wise maximum over atoms, as in
+the authors' released code, does not.) Frozen means random weights that never train: an ordinary fixed slice.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from canonkit.canonicalizers.base import Canonicalizer
+from canonkit.canonicalizers.gram_schmidt import rotation_from
+from canonkit.molecules import ELEMENTS, Molecules
+from canonkit.networks.mc_egnn import MCEGNN
+
+
+class Frame(Canonicalizer):
+    """h(x) from a multi-channel EGNN.
+
+    Args:
+        width, layers: of the network (published: 64, 9).
+        channels: vector channels m.
+        elements: number of element types.
+        frozen: keep the random weights: no parameter asks for a gradient, whatever the optimiser is given.
+    """
+
+    def __init__(
+        self, width: int = 64, layers: int = 9, channels: int = 4, elements: int = len(ELEMENTS), frozen: bool = False
+    ):
+        super().__init__()
+        self.egnn = MCEGNN(elements, width, layers, channels)
+        self.weights = nn.Linear(width, 2 * channels)
+        self.frozen = frozen
+        self.requires_grad_(not frozen)
+
+    def pose(self, centred: Molecules) -> tuple[Tensor, Tensor]:
+        x = centred.positions
+        n_types = self.egnn.embed.in_features
+        if len(centred.elements) > n_types:
+            raise ValueError(f"the frame knows {n_types} element types, the molecules have {centred.elements}")
+        h = torch.nn.functional.one_hot(centred.types, n_types).to(x.dtype)
+        full = bool(centred.mask.all())
+        h, vectors = self.egnn(h, x, None if full else centred.mask)  # (B, N, W), (B, N, 3, C)
+        w = self.weights(h).unflatten(-1, (2, -1)) * centred.mask[..., None, None]  # (B, N, 2, C)
+        n = centred.sizes.clamp(min=1).to(x.dtype)[:, None, None]
+        pooled = torch.einsum("bikc,bixc->bkx", w, vectors) / n
+        scale = torch.einsum("bikc,bic->bk", w.detach().abs(), torch.linalg.vector_norm(vectors.detach(), dim=-2))
+        return rotation_from(*pooled.unbind(1), scale.amin(-1) / n[:, 0, 0], centred)

@@ -1,0 +1,199 @@
+"""Molecules to and from RDKit, PyTorch Geometric and files: SDF, XYZ, npz.
+
+Coordinates are Å everywhere. Bond orders are 1, 2, 3 and, as in MDL files, 4 for aromatic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from canonkit.files import replacing
+from canonkit.molecules import ATOMIC_NUMBERS, SYMBOLS, Molecules
+
+SUFFIXES = (".sdf", ".xyz", ".npz")
+
+
+def read(path: str | Path) -> Molecules:
+    """Molecules from an .sdf, .xyz (one or many frames) or .npz file.
+
+    An npz holds `positions` (B, N, 3) in Å and `numbers` (B, N), atomic numbers with 0 for padding; `charges` and
+    `bonds` where they are known.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, what is wrong in it, and what to do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    readers = {".sdf": _read_sdf, ".xyz": _read_xyz, ".npz": _read_npz}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: cannot read '{path.suffix}' files, only {', '.join(SUFFIXES)}")
+    try:
+        return readers[path.suffix.lower()](path).check()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write(molecules: Molecules, path: str | Path) -> Path:
+    """Writes molecules to an .sdf, .xyz or .npz file, whole or not at all; returns its path."""
+    path = Path(path)
+    writers = {".sdf": _write_sdf, ".xyz": _write_xyz, ".npz": _write_npz}
+    if path.suffix.lower() not in writers:
+        raise ValueError(f"{path}: cannot write '{path.suffix}' files, only {', '.join(SUFFIXES)}")
+    with replacing(path) as temporary:
+        writers[path.suffix.lower()](molecules.to("cpu"), temporary)
+    return path
+
+
+# -- RDKit ------------------------------------------------------------------------------------------------------------
+
+
+def from_rdkit(mols: Iterable, **options) -> Molecules:
+    """From RDKit molecules with one conformer each, hydrogens as they are (add them with Chem.AddHs before)."""
+    mols = list(mols)
+    positions, numbers = [], []
+    for b, mol in enumerate(mols):
+        if mol is None or not mol.GetNumConformers():
+            what = "could not be parsed" if mol is None else "has no conformer: embed it, or read it from a 3D file"
+            raise ValueError(f"molecule {b} {what}")
+        positions.append(mol.GetConformer().GetPositions())
+        numbers.append([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    plain = Molecules.from_list(positions, numbers, **options)
+    charges = torch.zeros_like(plain.types)
+    bonds = torch.zeros(*plain.types.shape, plain.types.shape[1], dtype=torch.long)
+    for b, mol in enumerate(mols):
+        for i, atom in enumerate(mol.GetAtoms()):
+            charges[b, i] = atom.GetFormalCharge()
+        for bond in mol.GetBonds():
+            i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+            order = 4 if bond.GetIsAromatic() else int(bond.GetBondTypeAsDouble())
+            bonds[b, i, j] = bonds[b, j, i] = order
+    return plain.to(torch.float32).with_(charges=charges, bonds=bonds)
+
+
+def to_rdkit(molecules: Molecules) -> list:
+    """RDKit molecules, one conformer each, with the bonds and charges that are known; not sanitised."""
+    from rdkit import Chem
+    from rdkit.Geometry import Point3D
+
+    kinds = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE, 4: Chem.BondType.AROMATIC}
+    numbers, positions = molecules.numbers.tolist(), molecules.positions.double().tolist()
+    charges = molecules.charges.tolist() if molecules.charges is not None else None
+    mols = []
+    for b, n in enumerate(molecules.sizes.tolist()):
+        mol = Chem.RWMol()
+        conformer = Chem.Conformer(n)
+        for i in range(n):
+            atom = Chem.Atom(numbers[b][i])
+            if charges is not None:
+                atom.SetFormalCharge(charges[b][i])
+            mol.AddAtom(atom)
+            conformer.SetAtomPosition(i, Point3D(*positions[b][i]))
+        if molecules.bonds is not None:
+            for i, j in molecules.bonds[b].triu(1).nonzero().tolist():
+                mol.AddBond(i, j, kinds[int(molecules.bonds[b, i, j])])
+        mol.AddConformer(conformer)
+        mols.append(mol.GetMol())
+    return mols
+
+
+# -- PyTorch Geometric ------------------------------------------------------------------------------------------------
+
+
+def from_pyg(data, **options) -> Molecules:
+    """From a PyG `Data`, `Batch` or list of `Data` with `pos` (Å) and `z` (atomic numbers)."""
+    items = data if isinstance(data, list | tuple) else data.to_data_list() if hasattr(data, "ptr") else [data]
+    return Molecules.from_list([d.pos.cpu().numpy() for d in items], [d.z.cpu().numpy() for d in items], **options)
+
+
+def to_pyg(molecules: Molecules):
+    """A PyG `Batch` of `Data(pos, z)`; where bonds are known, also `edge_index` (2, E) and `edge_attr` (E,) orders."""
+    from torch_geometric.data import Batch, Data
+
+    numbers, items = molecules.numbers, []
+    for b, n in enumerate(molecules.sizes.tolist()):
+        item = Data(pos=molecules.positions[b, :n], z=numbers[b, :n])
+        if molecules.bonds is not None:
+            item.edge_index = molecules.bonds[b, :n, :n].nonzero().T.contiguous()
+            item.edge_attr = molecules.bonds[b][tuple(item.edge_index)]
+        items.append(item)
+    return Batch.from_data_list(items)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _read_sdf(path: Path) -> Molecules:
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        mols = list(Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False))
+    if None in mols:
+        raise ValueError(f"record {mols.index(None)} is truncated or no MDL mol block")
+    return from_rdkit(mols)
+
+
+def _write_sdf(molecules: Molecules, path: Path) -> None:
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs(), Chem.SDWriter(str(path)) as writer:
+        writer.SetKekulize(False)
+        for mol in to_rdkit(molecules):
+            writer.write(mol)
+
+
+def _read_xyz(path: Path) -> Molecules:
+    lines = path.read_text().splitlines()
+    positions, numbers, at = [], [], 0
+    while at < len(lines):
+        if not lines[at].strip():
+            at += 1
+            continue
+        try:
+            n = int(lines[at])
+        except ValueError:
+            raise ValueError(f"line {at + 1}: expected a number of atoms, found {lines[at][:40]!r}") from None
+        rows = [line.split() for line in lines[at + 2 : at + 2 + n]]
+        if len(rows) < n:
+            raise ValueError(f"line {at + 1} announces {n} atoms but only {len(rows)} lines follow: truncated?")
+        try:
+            # Fortran programs (and QM9's own files) write exponents as *^.
+            positions.append(np.array([[float(v.replace("*^", "e")) for v in row[1:4]] for row in rows]).reshape(n, 3))
+            numbers.append([ATOMIC_NUMBERS[row[0].capitalize()] if row[0].isalpha() else int(row[0]) for row in rows])
+        except KeyError as error:
+            raise ValueError(f"unknown element {error} in the frame at line {at + 1}") from None
+        except (ValueError, IndexError):
+            raise ValueError(f"a line of the frame at line {at + 1} is not 'element x y z'") from None
+        at += 2 + n
+    return Molecules.from_list(positions, numbers).to(torch.float32)
+
+
+def _write_xyz(molecules: Molecules, path: Path) -> None:
+    with open(path, "w") as file:
+        for one in molecules:
+            print(len(one.numbers[0]), "", sep="\n", file=file)
+            for number, (x, y, z) in zip(one.numbers[0].tolist(), one.positions[0].tolist(), strict=True):
+                print(f"{SYMBOLS[number]:<2} {x:14.8f} {y:14.8f} {z:14.8f}", file=file)
+
+
+def _read_npz(path: Path) -> Molecules:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {k: file[k] for k in file.files}
+    except Exception as error:  # zipfile, numpy and zlib each have their own way to say it
+        raise ValueError(f"damaged or no npz file ({error})") from error
+    if missing := {"positions", "numbers"} - arrays.keys():
+        raise ValueError(f"has no array {sorted(missing)}: it needs positions (B, N, 3) in Å and numbers (B, N)")
+    more = {k: torch.from_numpy(arrays[k]).long() for k in ("charges", "bonds") if k in arrays}
+    return Molecules.from_arrays(arrays["positions"], arrays["numbers"], **more)
+
+
+def _write_npz(molecules: Molecules, path: Path) -> None:
+    arrays = {"positions": molecules.positions, "numbers": molecules.numbers}
+    arrays |= {k: v for k in ("charges", "bonds") if (v := getattr(molecules, k)) is not None}
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **{k: v.cpu().numpy() for k, v in arrays.items()})

@@ -1,0 +1,84 @@
+"""Validity, uniqueness, novelty with RDKit, by EDM's protocol.
+
+valid: the molecule built from `bond_orders` passes RDKit's sanitisation (missing valence is silently filled with
+hydrogens); it counts as the SMILES of its largest fragment. unique: distinct / valid. novel: share of the distinct that
+is not among the training set's SMILES, built the same way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tqdm.auto import tqdm
+
+from canonkit.files import cache_folder, replacing
+from canonkit.formats import to_rdkit
+from canonkit.metrics.stability import bond_orders
+from canonkit.molecules import Molecules
+
+
+@dataclass(frozen=True)
+class Chemistry:
+    """What RDKit says of a set of molecules.
+
+    Args:
+        smiles: one per molecule, None where it is not valid.
+        valid, unique, novel: fractions; unique of the valid, novel of the unique (None if no reference was given).
+        problems: how often each of RDKit's complaints was raised.
+    """
+
+    smiles: list[str | None] = field(repr=False)
+    valid: float
+    unique: float
+    novel: float | None
+    problems: dict[str, int]
+
+
+def smiles_of(molecules: Molecules, *, progress: bool = False) -> tuple[list[str | None], Counter]:
+    """Canonical SMILES of each molecule's largest fragment, None where RDKit refuses; and its complaints, counted."""
+    from rdkit import Chem, rdBase
+
+    smiles, problems = [], Counter()
+    size = 1024
+    with rdBase.BlockLogs(), tqdm(total=len(molecules), unit="mol", desc="RDKit", disable=not progress) as bar:
+        for k in range(0, len(molecules), size):
+            part = molecules[k : k + size].to("cpu")
+            for mol in to_rdkit(part.with_(bonds=bond_orders(part), charges=None)):
+                bar.update()
+                try:
+                    Chem.SanitizeMol(mol)
+                    largest = max(Chem.GetMolFrags(mol, asMols=True), key=lambda m: m.GetNumAtoms())
+                    smiles.append(Chem.MolToSmiles(largest))
+                except (Chem.MolSanitizeException, ValueError) as error:
+                    problems[type(error).__name__] += 1
+                    smiles.append(None)
+    return smiles, problems
+
+
+def chemistry(molecules: Molecules, known: Iterable[str] | None = None, *, progress: bool = False) -> Chemistry:
+    """Validity, uniqueness and, against the SMILES in `known`, novelty."""
+    if not len(molecules):
+        raise ValueError("no molecules given to score")
+    smiles, problems = smiles_of(molecules, progress=progress)
+    valid = [s for s in smiles if s is not None]
+    distinct = set(valid)
+    novel = None
+    if known is not None:
+        novel = len(distinct - set(known)) / len(distinct) if distinct else 0.0
+    unique = len(distinct) / len(valid) if valid else 0.0
+    return Chemistry(smiles, len(valid) / len(smiles), unique, novel, dict(problems))
+
+
+def known_smiles(molecules: Molecules, sha256: str, *, progress: bool = True) -> set[str]:
+    """The SMILES of a training set, built as above once and cached under the data's hash."""
+    path = cache_folder() / f"smiles-{sha256[:16]}-{len(molecules)}.json"
+    try:
+        return set(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError):
+        smiles = {s for s in smiles_of(molecules, progress=progress)[0] if s is not None}
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(sorted(smiles)))
+        return smiles

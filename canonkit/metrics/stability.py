@@ -1,0 +1,97 @@
+r"""Stability by EDM's rule (Hoogeboom et al. 2022): bonds from distances, then valences counted.
+
+With d in pm and the typical bond lengths below, strictly and nested:
+
+    order >= 1 if d < b1 + 10;   then >= 2 if d < b2 + 5;   then 3 if d < b3 + 3
+
+An atom is stable if its orders sum exactly to its valence, H 1, C 4, N 3, O 2, F 1; a molecule if all its atoms are.
+Whether the molecule is connected is not asked. The rule is strict on coordinates: 0.02 Å of noise costs real QM9
+molecules a quarter of their stability, and aromatic rings count as alternating single and double bonds or not at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from canonkit.molecules import Molecules
+
+VALENCE = {"H": 1, "C": 4, "N": 3, "O": 2, "F": 1}
+# Typical lengths in pm, by pair of elements.
+SINGLE = {
+    "HH": 74, "HC": 109, "HN": 101, "HO": 96, "HF": 92, "CC": 154, "CN": 147, "CO": 143, "CF": 135, "NN": 145,
+    "NO": 140, "NF": 136, "OO": 148, "OF": 142, "FF": 142,
+}  # fmt: skip
+DOUBLE = {"CC": 134, "CN": 129, "CO": 120, "NN": 125, "NO": 121, "OO": 121}
+TRIPLE = {"CC": 120, "CN": 116, "CO": 113, "NN": 110}
+MARGINS = (10, 5, 3)
+
+
+def _thresholds(elements: tuple[str, ...], device: torch.device) -> Tensor:
+    """Largest distance + margin in pm per order and pair, (3, K, K); -inf where there is no such bond."""
+    if unknown := [e for e in elements if e not in VALENCE]:
+        raise ValueError(f"EDM's stability rule knows {', '.join(VALENCE)}, not {unknown[0]}: leave such molecules out")
+    table = torch.full((3, len(elements), len(elements)), -torch.inf, dtype=torch.float64)
+    for order, (lengths, margin) in enumerate(zip((SINGLE, DOUBLE, TRIPLE), MARGINS, strict=True)):
+        for i, a in enumerate(elements):
+            for j, b in enumerate(elements):
+                if length := lengths.get(a + b, lengths.get(b + a)):
+                    table[order, i, j] = length + margin
+    return table.to(device, torch.float32 if device.type == "mps" else torch.float64)
+
+
+def bond_orders(molecules: Molecules) -> Tensor:
+    """Bond orders 0 to 3 from distances, (B, N, N) int64, symmetric, by the rule above.
+
+    Raises:
+        ValueError: for an element without an entry in the tables.
+    """
+    table = _thresholds(molecules.elements, molecules.device)
+    pair = molecules.types[:, :, None], molecules.types[:, None, :]
+    d = 100 * molecules.to(table.dtype).distances()
+    single, double, triple = (d < limits[pair] for limits in table)
+    orders = single.long() * (1 + double.long() * (1 + triple.long()))
+    near = molecules.mask[:, :, None] & molecules.mask[:, None, :]
+    near = near & ~torch.eye(d.shape[1], dtype=torch.bool, device=d.device)
+    return orders * near
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """What is stable.
+
+    Args:
+        atoms: (B, N) bool, False at padding.
+        molecules: (B,) bool.
+        atom_stable: share of stable atoms.
+        molecule_stable: share of stable molecules.
+    """
+
+    atoms: Tensor
+    molecules: Tensor
+    atom_stable: float
+    molecule_stable: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Stability({len(self.molecules):,} molecules: {self.molecule_stable:.2%} stable, "
+            f"{self.atom_stable:.2%} of their atoms)"
+        )
+
+
+@torch.no_grad()
+def stability(molecules: Molecules, *, batch_size: int = 4096) -> Stability:
+    """EDM's atom and molecule stability of a batch, in pieces of `batch_size` to bound the memory."""
+    if not len(molecules):
+        raise ValueError("no molecules given to score")
+    valence = torch.tensor([VALENCE.get(e, -1) for e in molecules.elements], device=molecules.device)
+    atoms = torch.cat(
+        [
+            (bond_orders(part).sum(-1) == valence[part.types]) & part.mask
+            for part in (molecules[k : k + batch_size] for k in range(0, len(molecules), batch_size))
+        ]
+    )
+    whole = (atoms | ~molecules.mask).all(1)
+    return Stability(atoms, whole, float(atoms.sum() / molecules.mask.sum()), float(whole.double().mean()))

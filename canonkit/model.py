@@ -1,0 +1,99 @@
+r"""A model of p(X/G): canonicalizer + process + network.
+
+training:  loss(c(x)),   c(x) = h(x)^-1 x          (h and phi together: the gradient flows through c(x) into h)
+sampling:  n ~ p(n), the process on that size; canonical poses come out. Acting with g ~ Haar(SO(3)) on them gives
+           samples of the invariant density. No canonicalizer is needed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from canonkit.canonicalizers.base import Canonicalizer
+from canonkit.groups import haar_rotations
+from canonkit.molecules import Molecules
+from canonkit.processes.diffusion import Diffusion, Draw, Loss
+
+
+class OrbitModel(nn.Module):
+    """A density on orbits, learned on canonical representatives.
+
+    Args:
+        canonicalizer: h and c.
+        process: the diffusion, with its space.
+        network: phi(z_t, t, mask).
+        size_counts: how often each number of atoms occurs in the training set, (longest + 1,), for p(n).
+    """
+
+    def __init__(self, canonicalizer: Canonicalizer, process: Diffusion, network: nn.Module, size_counts: Tensor):
+        super().__init__()
+        self.canonicalizer, self.process, self.network = canonicalizer, process, network
+        self.register_buffer("size_counts", size_counts.float())
+
+    def forward(self, x: Molecules, draw: Draw | None = None) -> Loss:
+        """The training loss of a batch, in whatever pose it comes."""
+        return self.process.loss(self.network, self.canonicalizer(x).x, draw)
+
+    def nll(self, x: Molecules, generator: torch.Generator | None = None) -> Tensor:
+        """A bound on -log p(c(x)) - log p(n), (B,) nats, one Monte Carlo draw.
+
+        With a canonicalizer this is a bound for the density of canonical poses, with the identity for that of poses
+        as they come: the two are not comparable.
+        """
+        with torch.no_grad():
+            log_p_n = (self.size_counts / self.size_counts.sum())[x.sizes].log()
+            return self.process.nll(self.network, self.canonicalizer(x).x, generator) - log_p_n
+
+    def sample_sizes(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Numbers of atoms drawn from p(n), (count,)."""
+        home = generator.device if generator is not None else self.size_counts.device
+        return torch.multinomial(self.size_counts.to(home), count, replacement=True, generator=generator)
+
+    def sample(
+        self,
+        count: int = 1,
+        steps: int | None = None,
+        *,
+        sizes: Tensor | None = None,
+        randomize: bool = False,
+        seed: int | None = None,
+        batch_size: int = 128,
+        progress: bool = False,
+    ) -> Molecules:
+        """New molecules, in canonical poses.
+
+        Args:
+            count: how many.
+            steps: network evaluations, at most T (the default).
+            sizes: atoms of each molecule instead of drawing them from p(n).
+            randomize: act with Haar rotations, for samples of the invariant density.
+            seed: for repeatable samples.
+            batch_size: molecules at a time; they are grouped by length.
+            progress: show a bar with the time left.
+        """
+        device = self.size_counts.device
+        generator = torch.Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        sizes = self.sample_sizes(count, generator) if sizes is None else torch.as_tensor(sizes).cpu()
+        order = torch.argsort(sizes, stable=True)
+        batches = order.split(batch_size)
+        total = len(batches) * (self.process.T if steps is None else steps)
+        done = []
+        was_training = self.training
+        self.eval()
+        try:
+            with tqdm(total=total, desc=f"sampling {len(sizes)} molecules", unit="step", disable=not progress) as bar:
+                for rows in batches:
+                    done.append(
+                        self.process.sample(
+                            self.network, sizes[rows].to(device), steps, generator, on_step=lambda t, z: bar.update()
+                        )
+                    )
+        finally:
+            self.train(was_training)
+        molecules = Molecules.cat(done)[torch.argsort(order).to(device)]
+        if randomize:
+            molecules = molecules.act(haar_rotations(len(molecules), generator=generator, device=device))
+        return molecules

@@ -1,0 +1,6 @@
+"""phi: networks (z_t, t, mask) -> a prediction of z_t's shape. They know nothing of canonicalizers or schedules."""
+
+from canonkit.networks.gnn import GNN
+from canonkit.networks.mc_egnn import MCEGNN
+
+__all__ = ["GNN", "MCEGNN"]

@@ -1,0 +1,184 @@
+r"""Variance-preserving diffusion in discrete time, as in EDM (Hoogeboom et al. 2022; Kingma et al. 2021).
+
+q(z_t | x) = N(alpha_t x, sigma_t^2),   alpha_t^2 + sigma_t^2 = 1,   gamma_t = -log(alpha_t^2 / sigma_t^2),   t = 0..T
+training:  0.5 |eps - eps_hat(z_t, t)|^2 / size,   t ~ U{0..T};  the likelihood below at t = 0
+bound:     -log p(x) <= KL(q(z_T | x) | N(0, 1))
+                        + T E_{t ~ U{1..T}} 0.5 (SNR(s) / SNR(t) - 1) |eps - eps_hat|^2,   s = t - 1
+                        - E log p(x | z_0)
+sampling:  z_s = z_t / alpha_ts - sigma_ts^2 / (alpha_ts sigma_t) eps_hat + (sigma_ts sigma_s / sigma_t) noise
+           for any s < t, with alpha_ts = alpha_t / alpha_s and sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, softplus
+
+from canonkit.processes.spaces import Euclidean
+
+Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (z_t, t in [0, 1], mask) -> eps_hat
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The randomness of one training step: times t (B,) in 0..T and noise eps shaped like z."""
+
+    t: Tensor
+    eps: Tensor
+
+    def __getitem__(self, rows) -> Draw:
+        return Draw(self.t[rows], self.eps[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A loss, and the terms it is the sum of, by name; scalars."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+def polynomial_schedule(steps: int = 1000, precision: float = 1e-5, power: float = 2.0) -> Tensor:
+    """gamma_t for t = 0..T of EDM's "polynomial" schedule, (T + 1,) float64.
+
+    alpha_t^2 = (1 - (t/T)^power)^2, its step ratios clipped to [1e-3, 1], then (1 - 2s) alpha^2 + s with s = precision.
+    """
+    t = torch.linspace(0, steps, steps + 1, dtype=torch.float64)
+    alpha2 = (1 - (t / steps) ** power) ** 2
+    ratios = torch.cat([alpha2[:1], alpha2[1:] / alpha2[:-1]]).clamp(1e-3, 1)
+    alpha2 = (1 - 2 * precision) * ratios.cumprod(0) + precision
+    return -torch.log(alpha2 / (1 - alpha2))
+
+
+class Diffusion(nn.Module):
+    """The process: loss, bound and sampler for any network and any `space`.
+
+    Args:
+        space: what the data is (`Euclidean`, `MoleculeSpace`).
+        gamma: the schedule, (T + 1,) increasing; EDM's by default.
+    """
+
+    def __init__(self, space: Euclidean, gamma: Tensor | None = None):
+        super().__init__()
+        self.space = space
+        gamma = polynomial_schedule() if gamma is None else gamma.double()
+        # Kept in float64 whatever dtype the model is moved to: alpha near 0 and sigma near 0 need it.
+        self.gamma = gamma
+        self.T = len(gamma) - 1
+
+    def _alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        gamma = self.gamma[t.cpu()]
+        shape = (-1, *[1] * (like.ndim - 1))
+        return tuple(torch.sigmoid(s * gamma).sqrt().to(like).view(shape) for s in (-1, 1))
+
+    def _predict(self, network: Network, z: Tensor, t: Tensor, mask: Tensor | None) -> Tensor:
+        return self.space.project(network(z, (t / self.T).to(z.device), mask).to(z.dtype), mask)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def draw(self, x, generator: torch.Generator | None = None, lowest: int = 0) -> Draw:
+        """Times uniform on {lowest..T} and noise, for a batch."""
+        z, mask = self.space.encode(x)
+        home = generator.device if generator is not None else z.device
+        t = torch.randint(lowest, self.T + 1, (len(z),), generator=generator, device=home)
+        return Draw(t, self.space.noise(z, mask, generator))
+
+    def loss(self, network: Network, x, draw: Draw | None = None) -> Loss:
+        """The training loss of a batch; `x` is taken as it is (canonicalize it before)."""
+        draw = draw or self.draw(x)
+        z, mask = self.space.encode(x)
+        alpha, sigma = self._alpha_sigma(draw.t, z)
+        z_t = alpha * z + sigma * draw.eps
+        square = (draw.eps - self._predict(network, z_t, draw.t, mask)).square()
+        zero = (draw.t == 0).to(z.device)
+        terms = {}
+        for name, part in self.space.parts.items():
+            error = 0.5 * square[..., part].flatten(1).sum(1) / self.space.size
+            # At t = 0 only coordinates are denoised; the rest has its likelihood.
+            terms[name] = (error * ~zero if name in self.space.discrete else error).mean()
+        terms["reconstruction"] = -(self.space.discrete_log_likelihood(z, z_t, sigma, mask) * zero).mean()
+        return Loss(sum(terms.values()), terms)
+
+    # -- likelihood ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def nll(self, network: Network, x, generator: torch.Generator | None = None) -> Tensor:
+        """An unbiased estimate of the bound on -log p(x), (B,) nats, from one t and one eps per sample.
+
+        For molecules: of positions with the mean removed, and types, given the number of atoms.
+        """
+        space = self.space
+        z, mask = space.encode(x)
+        draw = self.draw(x, generator, lowest=1)
+        alpha, sigma = self._alpha_sigma(draw.t, z)
+        square = (draw.eps - self._predict(network, alpha * z + sigma * draw.eps, draw.t, mask)).square()
+        gamma_t, gamma_s = self.gamma[draw.t.cpu()], self.gamma[draw.t.cpu() - 1]
+        weight = (0.5 * self.T * torch.expm1(gamma_t - gamma_s)).to(z)
+        diffusion = weight * square.flatten(1).sum(1)
+
+        alpha_T, sigma_T = self._alpha_sigma(torch.full((len(z),), self.T), z)
+        sigma2 = sigma_T.flatten().square()
+        prior = 0.5 * (
+            (alpha_T * z).square().flatten(1).sum(1) + space.all_freedom(z, mask) * (sigma2 - 1 - sigma2.log())
+        )
+
+        t_0 = torch.zeros(len(z), dtype=torch.long)
+        alpha_0, sigma_0 = self._alpha_sigma(t_0, z)
+        eps = space.noise(z, mask, generator)
+        z_0 = alpha_0 * z + sigma_0 * eps
+        eps_hat = self._predict(network, z_0, t_0, mask)
+        density = 0.5 * space.continuous(eps - eps_hat).square().flatten(1).sum(1)
+        # The Gaussian p(x | z_0) has standard deviation sigma_0 / alpha_0.
+        constant = space.freedom(z, mask) * float(0.5 * self.gamma[0] + 0.5 * math.log(2 * math.pi))
+        return prior + diffusion + density + constant - space.discrete_log_likelihood(z, z_0, sigma_0, mask)
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        network: Network,
+        sizes: Tensor,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ):
+        """Samples of the given sizes (B,) by ancestral sampling.
+
+        Args:
+            network: the denoiser.
+            sizes: atoms per molecule; for `Euclidean` data only its length counts. Its device is the device used.
+            steps: network evaluations but the last, evenly spaced over 0..T; all T by default.
+            generator: for repeatable samples.
+            on_step: called as on_step(t, z_t) after every step: for progress bars and pictures of the chain.
+        """
+        steps = self.T if steps is None else steps
+        if not 1 <= steps <= self.T:
+            raise ValueError(f"steps {steps} is not between 1 and T = {self.T}")
+        z, mask = self.space.blank(sizes)
+        z = self.space.noise(z, mask, generator)
+        times = torch.linspace(self.T, 0, steps + 1).round().long().tolist()
+        for t, s in zip(times, times[1:], strict=False):
+            gamma_t, gamma_s = self.gamma[t], self.gamma[s]
+            log_alpha2_ts = logsigmoid(-gamma_t) - logsigmoid(-gamma_s)
+            sigma2_ts = float(-torch.expm1(softplus(gamma_s) - softplus(gamma_t)))
+            alpha_ts = float(torch.exp(0.5 * log_alpha2_ts))
+            sigma_t, sigma_s = (float(torch.sigmoid(g).sqrt()) for g in (gamma_t, gamma_s))
+            eps_hat = self._predict(network, z, torch.full((len(z),), t), mask)
+            noise = self.space.noise(z, mask, generator)
+            z = z / alpha_ts - sigma2_ts / (alpha_ts * sigma_t) * eps_hat + sigma2_ts**0.5 * sigma_s / sigma_t * noise
+            z = self.space.project(z, mask)
+            if on_step is not None:
+                on_step(s, z)
+        zero = torch.zeros(len(z), dtype=torch.long)
+        alpha_0, sigma_0 = self._alpha_sigma(zero, z)
+        eps_hat = self._predict(network, z, zero, mask)
+        x = (z - sigma_0 * eps_hat + sigma_0 * self.space.noise(z, mask, generator)) / alpha_0
+        # Types are read off z_0, whose likelihood is discrete; coordinates off x.
+        rest = z[..., self.space.continuous(z).shape[-1] :]
+        return self.space.decode(torch.cat([self.space.continuous(x), rest], dim=-1), mask)

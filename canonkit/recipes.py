@@ -1,0 +1,180 @@
+"""Every system under its published name, at two scales, and the functions that people call by those names.
+
+`paper`: the published sizes and settings. `laptop`: the same mathematics, small enough to learn something worth looking
+at in ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+import canonkit
+from canonkit.canonicalizers import canonicalizer
+from canonkit.data.qm9 import LONGEST, QM9, load_qm9
+from canonkit.model import OrbitModel
+from canonkit.molecules import ELEMENTS
+from canonkit.networks import GNN
+from canonkit.processes import Diffusion, MoleculeSpace
+from canonkit.training import Settings, load_averaged, read_log, train
+
+GDM = {"paper": {"width": 256, "layers": 9}, "laptop": {"width": 128, "layers": 6}}
+FRAME = {"paper": {"width": 64, "layers": 9}, "laptop": {"width": 32, "layers": 3}}
+SETTINGS = {
+    "paper": Settings(),
+    "laptop": Settings(lr=5e-4, canonicalizer_lr=5e-5, ema=0.999, warmup=200),
+}
+SCALES = tuple(SETTINGS)
+
+# name: (canonicalizer, its settings beside the scale's, augment)
+SYSTEMS = {
+    "GDM": ("identity", {}, False),
+    "GDM-aug": ("identity", {}, True),
+    "inertial+GDM": ("inertial", {}, False),
+    "canon(fr)+GDM": ("frame", {"frozen": True}, False),
+    "canon+GDM": ("frame", {}, False),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A system at a scale: all that is needed to build and train it."""
+
+    name: str
+    scale: str
+    canonicalizer: str
+    canonicalizer_settings: dict = field(default_factory=dict)
+    network_settings: dict = field(default_factory=dict)
+    settings: Settings = Settings()
+
+    def build(self, size_counts: torch.Tensor) -> OrbitModel:
+        """The untrained model. Rows with the same seed have the same initial phi, whatever their canonicalizer."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            space = MoleculeSpace(ELEMENTS, LONGEST)
+            network = GNN(space.features, **self.network_settings)
+            h = canonicalizer(self.canonicalizer, **self.canonicalizer_settings)
+        return OrbitModel(h, Diffusion(space), network, size_counts)
+
+
+def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
+    """The recipe of that name; `changes` replace its training settings.
+
+    Raises:
+        ValueError: for an unknown name, scale or setting.
+    """
+    if name not in SYSTEMS:
+        raise ValueError(f"no recipe is called {name!r}: choose from {', '.join(SYSTEMS)}")
+    if scale not in SCALES:
+        raise ValueError(f"no scale is called {scale!r}: choose from {', '.join(SCALES)}")
+    h, h_settings, augment = SYSTEMS[name]
+    if h == "frame":
+        h_settings = FRAME[scale] | h_settings
+    try:
+        settings = replace(SETTINGS[scale], augment=augment, **changes)
+    except TypeError:
+        unknown = sorted(set(changes) - set(asdict(Settings())))
+        raise ValueError(f"no training setting is called {unknown}: see canonkit.training.Settings") from None
+    return Recipe(name, scale, h, h_settings, GDM[scale], settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained model and how it came about.
+
+    Args:
+        folder: where it lives.
+        recipe: what it is.
+        model: with the averaged weights, in eval mode.
+        log: entries of log.jsonl.
+        card: run.json.
+        step, seconds: how long it was trained.
+    """
+
+    folder: Path
+    recipe: Recipe
+    model: OrbitModel
+    log: list[dict]
+    card: dict
+    step: int
+    seconds: float
+
+    def __repr__(self) -> str:
+        seen = self.step * self.recipe.settings.batch_size
+        return (
+            f"Run({self.recipe.name}, {self.recipe.scale}: {self.step:,} steps, {seen:,} molecules seen, "
+            f"{self.seconds / 60:.1f} minutes on {self.card.get('hardware', '?')})"
+        )
+
+    def sample(self, count: int = 1, steps: int | None = None, **options):
+        """`OrbitModel.sample`."""
+        return self.model.sample(count, steps, **options)
+
+
+def train_recipe(
+    name: str,
+    out: str | Path,
+    *,
+    scale: str = "laptop",
+    minutes: float | None = None,
+    steps: int | None = None,
+    resume: bool = False,
+    data: QM9 | None = None,
+    device: str | None = None,
+    monitor: Callable[[list[dict]], None] | None = None,
+    progress: bool = True,
+    checkpoint_seconds: float = 60.0,
+    **changes,
+) -> Run:
+    """Trains a recipe on QM9 into the folder `out`; see `canonkit.training.train` for budget, resumption and errors.
+
+    `changes` replace training settings: `train_recipe("canon+GDM", "runs/a", minutes=10, lr=1e-3, seed=1)`.
+    """
+    chosen = recipe(name, scale, **changes)
+    data = data or load_qm9(progress=progress)
+    part = data.part("train")
+    counts = torch.bincount(part.sizes, minlength=LONGEST + 1)
+    describe = {
+        "recipe": asdict(chosen) | {"settings": None},
+        "data": {"name": "QM9", "sha256": data.sha256, "train": len(part)},
+        "canonkit": canonkit.__version__,
+        "size_counts": counts.tolist(),
+    }
+    train(
+        chosen.build(counts),
+        part,
+        data.part("valid"),
+        chosen.settings,
+        out,
+        minutes=minutes,
+        steps=steps,
+        resume=resume,
+        describe=describe,
+        device=device,
+        monitor=monitor,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    return load_run(out)
+
+
+def load_run(folder: str | Path) -> Run:
+    """A run from its folder, on the CPU, with averaged weights.
+
+    Raises:
+        FileNotFoundError: no run, or no readable checkpoint there.
+    """
+    folder = Path(folder)
+    try:
+        card = json.loads((folder / "run.json").read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} holds no run (no run.json): train one with `canonkit train`") from None
+    chosen = Recipe(**card["recipe"] | {"settings": Settings(**card["settings"])})
+    model = chosen.build(torch.tensor(card["size_counts"]))
+    counters = load_averaged(model, folder)
+    model.eval().requires_grad_(False)
+    return Run(folder, chosen, model, read_log(folder), card, counters["step"], counters["seconds"])

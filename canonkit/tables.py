@@ -1,0 +1,21 @@
+"""Small tables that read well in a terminal and in a notebook."""
+
+from collections.abc import Sequence
+from html import escape
+
+
+def html_table(header: Sequence, rows: Sequence[Sequence]) -> str:
+    """An HTML table; text is escaped."""
+    head = "".join(f"<th style='text-align:left'>{escape(str(c))}</th>" for c in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td style='text-align:left'>{escape(str(c))}</td>" for c in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def text_table(header: Sequence, rows: Sequence[Sequence]) -> str:
+    """The same as aligned text."""
+    cells = [[str(c) for c in row] for row in [header, *rows]]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])

@@ -1,0 +1,480 @@
+r"""One readable training loop.
+
+    every step:  batch k of the epoch's order, noise from a generator seeded with (seed, step),
+                 loss -> gradient -> clip at 1.5 mean + 2 sd of the last 50 norms -> AdamW -> EMA
+
+All randomness is a function of (seed, step), so a checkpoint needs no random state, and a run that was killed and
+resumed ends with the same weights, bit for bit on a CPU, as one that was not. With several processes (accelerate) each
+takes its rows of the same global batch and the same noise.
+
+A run is a folder: run.json (recipe, settings, data, machine), log.jsonl, checkpoint.safetensors and the one before it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from canonkit.data.batches import LengthBatches
+from canonkit.files import replacing
+from canonkit.groups import haar_rotations
+from canonkit.metrics.stability import stability
+from canonkit.model import OrbitModel
+from canonkit.molecules import Molecules
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Args:
+        batch_size: molecules per step, over all processes.
+        lr, canonicalizer_lr: AdamW's, for phi and for h.
+        weight_decay: AdamW's.
+        ema: decay of the averaged weights per step.
+        warmup: steps over which the learning rates grow linearly.
+        augment: act with a Haar rotation on every training molecule.
+        precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
+        seed: of initial weights, order and noise.
+        log_every, validate_every, sample_every: in steps; 0 for never.
+        samples, sample_steps: molecules generated for the stability curve, and network evaluations for each.
+    """
+
+    batch_size: int = 64
+    lr: float = 1e-4
+    canonicalizer_lr: float = 1e-6
+    weight_decay: float = 1e-12
+    ema: float = 0.9999
+    warmup: int = 0
+    augment: bool = False
+    precision: str = "auto"
+    seed: int = 0
+    log_every: int = 20
+    validate_every: int = 500
+    sample_every: int = 1000
+    samples: int = 64
+    sample_steps: int = 100
+
+
+class AdaptiveClip:
+    """Clips the gradient's norm at 1.5 mean + 2 sd of the last 50 norms (themselves clipped), as EDM does."""
+
+    def __init__(self, last: int = 50):
+        self.norms, self.count = torch.zeros(last), 0
+
+    def __call__(self, parameters: list[Tensor]) -> Tensor:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.count:
+            seen = self.norms[: min(self.count, len(self.norms))].to(norm)
+            norm_allowed = 1.5 * seen.mean() + 2 * seen.std(correction=0)
+            torch.nn.utils.clip_grads_with_norm_(parameters, norm_allowed, norm)
+            kept = torch.minimum(norm, norm_allowed)
+        else:
+            kept = norm
+        self.norms = self.norms.to(norm)
+        self.norms[self.count % len(self.norms)] = kept
+        self.count += 1
+        return norm
+
+
+def best_device() -> torch.device:
+    """CUDA where there is one, else Apple's mps, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products are faster than float32 ones there: GPUs from Ampere on, CPUs with AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+
+
+def hardware(device: torch.device) -> str:
+    """The machine in one line, for cards and logs."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {torch.get_num_threads()} threads" + (" (mps)" if device.type == "mps" else "")
+
+
+# -- the state of a run -----------------------------------------------------------------------------------------------
+
+
+class State:
+    """All that changes while training: weights, their average, optimiser, clip, step and seconds so far."""
+
+    def __init__(self, model: OrbitModel, settings: Settings):
+        self.model, self.ema = model, copy.deepcopy(model).requires_grad_(False)
+        groups = [
+            {"params": list(part.parameters()), "lr": lr, "base_lr": lr}
+            for part, lr in ((model.network, settings.lr), (model.canonicalizer, settings.canonicalizer_lr))
+        ]
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p.requires_grad]
+        groups = [group for group in groups if group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, amsgrad=True, weight_decay=settings.weight_decay)
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.clip = AdaptiveClip()
+        self.step, self.seconds = 0, 0.0
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint, whole or not at all, and keeps the one before it as previous.safetensors."""
+        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema/{k}": v for k, v in self.ema.state_dict().items()}
+        for k, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{k}/{name}": v for name, v in state.items()}
+        tensors["clip"] = self.clip.norms
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        counters = {"step": self.step, "seconds": self.seconds, "clip": self.clip.count}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={"counters": json.dumps(counters)})
+            if path.exists():
+                os.replace(path, path.with_name("previous.safetensors"))
+
+    def restore(self, path: Path) -> bool:
+        """Continues from the checkpoint at `path`, or the one before where that is damaged; False if there is none."""
+        for candidate in (path, path.with_name("previous.safetensors")):
+            try:
+                tensors, counters = _read_checkpoint(candidate)
+            except FileNotFoundError:
+                continue
+            except SafetensorError as error:
+                print(f"{candidate} is damaged ({error}): trying the checkpoint before it")
+                continue
+            self.model.load_state_dict(_part(tensors, "model/"))
+            self.ema.load_state_dict(_part(tensors, "ema/"))
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, v in _part(tensors, "optimizer/").items():
+                k, name = key.split("/")
+                states.setdefault(int(k), {})[name] = v
+            self.optimizer.load_state_dict(
+                {"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]}
+            )
+            self.clip.norms, self.clip.count = tensors["clip"], counters["clip"]
+            self.step, self.seconds = counters["step"], counters["seconds"]
+            return True
+        return False
+
+
+def _read_checkpoint(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
+    with safe_open(path, framework="pt") as file:
+        names = [k for k in file.keys() if k.startswith(prefix)]  # noqa: SIM118 (not a dict)
+        return {k: file.get_tensor(k) for k in names}, json.loads(file.metadata()["counters"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def load_averaged(model: OrbitModel, folder: str | Path) -> dict:
+    """Loads a run's averaged weights into `model`; returns the counters {step, seconds, clip}.
+
+    Raises:
+        FileNotFoundError: where the folder holds no checkpoint that can be read.
+    """
+    for name in ("checkpoint.safetensors", "previous.safetensors"):
+        try:
+            tensors, counters = _read_checkpoint(Path(folder) / name, "ema/")
+        except (FileNotFoundError, SafetensorError):
+            continue
+        model.load_state_dict(_part(tensors, "ema/"))
+        return counters
+    raise FileNotFoundError(
+        f"{folder} holds no readable checkpoint: train there first, `canonkit train ... --out {folder}`"
+    )
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """The lines of a run's log.jsonl: dicts with `kind` train, valid or sample, `step`, `seconds` and values."""
+    path = Path(folder) / "log.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:  # a line cut short by a kill
+            break
+    return entries
+
+
+# -- one step and its measures ----------------------------------------------------------------------------------------
+
+
+def _step(state: State, net, x: Molecules, settings: Settings, rank: int = 0, world: int = 1, backward=None) -> dict:
+    """One optimiser step on a global batch; returns the loss terms and gradient norm as tensors."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_000_007 + state.step)
+    if settings.augment:
+        x = x.act(haar_rotations(len(x), generator=generator, device=x.device))
+    draw = state.model.process.draw(x, generator)
+    rows = slice(rank, None, world)
+    loss = net(x[rows], draw[rows])
+    share = len(draw.t[rows]) * world / len(x)  # so that the mean over processes is the mean over the batch
+    (backward or Tensor.backward)(loss.total * share)
+    norm = state.clip(state.parameters)
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["base_lr"] * min(1.0, (state.step + 1) / max(1, settings.warmup))
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        torch._foreach_lerp_(
+            list(state.ema.parameters()), [p.detach() for p in state.model.parameters()], 1 - settings.ema
+        )
+    state.step += 1
+    return {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}, "gradient_norm": norm}
+
+
+@torch.no_grad()
+def validate(model: OrbitModel, molecules: Molecules, *, seed: int = 0, batch_size: int = 256) -> dict[str, float]:
+    """Training loss by terms and NLL bound (nats), means over molecules, with the same noise at every call.
+
+    The bound's terms at small t weigh most and are few in one draw per molecule: its `nll_error` is the standard error.
+    """
+    was_training = model.training
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, float] = {}
+    nll = []
+    for rows in torch.argsort(molecules.sizes.cpu(), stable=True).split(batch_size):
+        x = molecules[rows].trim().to(model.size_counts.device)
+        loss = model(x, model.process.draw(x, generator))
+        for name, value in {"loss": loss.total, **loss.terms}.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(x)
+        nll.append(model.nll(x, generator).double().cpu())
+    model.train(was_training)
+    bound = torch.cat(nll)
+    error = float(bound.std() / len(bound) ** 0.5)
+    return {k: v / len(molecules) for k, v in sums.items()} | {"nll": float(bound.mean()), "nll_error": error}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training will cost on this machine, measured over a few steps of a copy that is thrown away."""
+
+    steps_per_second: float
+    molecules_per_second: float
+    peak_memory_gb: float
+
+
+def measure_cost(state: State, data: Molecules, batches: LengthBatches, settings: Settings, steps: int = 6) -> Cost:
+    """Times training steps of typical batches without touching the run's state."""
+    probe = State(copy.deepcopy(state.model), settings)
+    device = state.model.size_counts.device
+    picks = batches.epoch(0)[: steps + 2]
+    times = []
+    for rows in picks:
+        x = data[rows].trim().to(device)
+        start = time.perf_counter()
+        float(_step(probe, probe.model, x, settings)["loss"])  # waits for the device
+        times.append(time.perf_counter() - start)
+    seconds = sum(times[2:] or times) / len(times[2:] or times)
+    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    return Cost(1 / seconds, batches.batch_size / seconds, peak / 1e9)
+
+
+# -- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that a step is never cut in half."""
+    stop = threading.Event()
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train(
+    model: OrbitModel,
+    data: Molecules,
+    valid: Molecules,
+    settings: Settings,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    resume: bool = False,
+    describe: dict | None = None,
+    device: str | torch.device | None = None,
+    monitor: Callable[[list[dict]], None] | None = None,
+    progress: bool = True,
+    checkpoint_seconds: float = 60.0,
+) -> OrbitModel:
+    """Trains until `steps` or `minutes` (over all resumptions) are reached; returns the averaged model.
+
+    Args:
+        model: trained in place.
+        data, valid: training and validation molecules; validation uses the first 1,024.
+        settings: see `Settings`.
+        out: the run's folder.
+        minutes, steps: the budget; at least one.
+        resume: continue the run in `out`; without it a folder that holds one is refused.
+        describe: what run.json should say of the model and the data, compared at resumption.
+        device: by default the best there is.
+        monitor: called with all log entries after each new one, for live curves.
+        progress: print the cost beforehand and show a bar with the time left.
+        checkpoint_seconds: seconds between checkpoints.
+
+    Raises:
+        FileExistsError: `out` holds a run and `resume` is False.
+        ValueError: no budget; or the run in `out` was started with other settings.
+        FloatingPointError: the loss is no longer finite; the last good checkpoint stays.
+    """
+    if minutes is None and steps is None:
+        raise ValueError("give a budget: minutes or steps")
+    out = Path(out)
+    accelerator = None
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=device == "cpu")
+        device = accelerator.device
+    main = accelerator is None or accelerator.is_main_process
+    rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    device = best_device() if device is None else torch.device(device)
+    if settings.precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision {settings.precision!r} is not auto, float32 or bfloat16")
+    fast = settings.precision == "bfloat16" or (settings.precision == "auto" and native_bfloat16(device))
+    model.to(device).train()
+    model.network.pair_dtype = torch.bfloat16 if fast else None
+
+    about = {"settings": asdict(settings), **(describe or {})}
+    _claim(out, about, resume, main, hardware(device))
+    state = State(model, settings)
+    checkpoint = out / "checkpoint.safetensors"
+    if resume:
+        state.restore(checkpoint)
+    entries = [e for e in read_log(out) if e["step"] <= state.step]
+    batches = LengthBatches(data.sizes, settings.batch_size, settings.seed)
+    net = model
+    if accelerator is not None:
+        net = accelerator.prepare_model(model)
+    elif progress:
+        _announce(measure_cost(state, data, batches, settings), state, minutes, steps, len(batches), device, fast)
+
+    if main:
+        with replacing(out / "log.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(e) + "\n" for e in entries))
+
+    def log(kind: str, values: dict) -> None:
+        entry = {"kind": kind, "step": state.step, "seconds": round(state.seconds, 2)}
+        entry |= {"molecules": state.step * settings.batch_size, **values}
+        entries.append(entry)
+        with open(out / "log.jsonl", "a") as file:
+            file.write(json.dumps(entry) + "\n")
+        if monitor is not None:
+            monitor(entries)
+
+    def due(every: int) -> bool:
+        return bool(every) and state.step % every == 0
+
+    def finished() -> bool:
+        return (steps is not None and state.step >= steps) or (minutes is not None and state.seconds >= 60 * minutes)
+
+    in_steps = steps is not None
+    bar = tqdm(
+        total=steps if in_steps else 60 * minutes,
+        initial=state.step if in_steps else round(state.seconds),
+        desc="training",
+        unit="step" if in_steps else "s",
+        bar_format=None if in_steps else "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        disable=not (progress and main),
+    )
+    sums: dict[str, Tensor] = {}
+    saved = clock = time.monotonic()
+    with _stop_on_signal() as stop, bar:
+        for rows in batches.from_step(state.step):
+            stopping = finished() or stop.is_set()
+            if accelerator is not None:  # all processes stop at the same step
+                flag = torch.tensor(float(stopping), device=device)
+                stopping = bool(accelerator.reduce(flag, "max") > 0)
+            if stopping:
+                break
+            x = data[rows].trim().to(device)
+            values = _step(state, net, x, settings, rank, world, accelerator and accelerator.backward)
+            sums = {k: sums.get(k, 0) + v for k, v in values.items()}
+            now = time.monotonic()
+            state.seconds, clock = state.seconds + now - clock, now
+            if main and due(settings.log_every):
+                means = {k: float(v) / settings.log_every for k, v in sums.items()}
+                sums = {}
+                if not means["loss"] < float("inf"):
+                    raise FloatingPointError(
+                        f"the loss is {means['loss']} near step {state.step}: resume from {checkpoint} with a lower lr"
+                    )
+                log("train", means)
+                bar.set_postfix_str(f"step {state.step}, loss {means['loss']:.4f}", refresh=False)
+            if main and due(settings.validate_every):
+                log("valid", validate(state.ema, valid[:1024]))
+            if main and due(settings.sample_every):
+                found = stability(state.ema.sample(settings.samples, settings.sample_steps, seed=0))
+                shares = {"molecule_stable": found.molecule_stable, "atom_stable": found.atom_stable}
+                log("sample", shares | {"samples": settings.samples, "steps": settings.sample_steps})
+            if main and now - saved > checkpoint_seconds:
+                state.save(checkpoint)
+                saved = time.monotonic()
+            clock = time.monotonic()  # measuring and saving do not count as training
+            bar.update(1 if in_steps else min(state.seconds, bar.total) - bar.n)
+    if main:
+        state.save(checkpoint)
+    return state.ema
+
+
+def _claim(out: Path, about: dict, resume: bool, main: bool, machine: str) -> None:
+    """Writes run.json, or checks that the run there is the one to continue."""
+    path = out / "run.json"
+    if path.exists() and not resume:
+        raise FileExistsError(f"{out} holds a run: continue it with resume (--resume) or choose another folder")
+    if path.exists():
+        before = json.loads(path.read_text())
+        for key, value in json.loads(json.dumps(about)).items():
+            if before.get(key) != value:
+                raise ValueError(f"{path} was started with {key} = {before.get(key)}, not {value}: use another folder")
+    elif main:
+        about = about | {"hardware": machine, "torch": torch.__version__, "started": time.strftime("%Y-%m-%d")}
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(about, indent=1))
+
+
+def _announce(cost: Cost, state: State, minutes, steps, per_epoch: int, device: torch.device, fast: bool) -> None:
+    left = [] if steps is None else [(steps - state.step) / cost.steps_per_second]
+    if minutes is not None:
+        left.append(60 * minutes - state.seconds)
+    seconds = max(0.0, min(left))
+    total = state.step + seconds * cost.steps_per_second
+    print(
+        f"{hardware(device)}, {'bfloat16 pairs' if fast else 'float32'}: {cost.steps_per_second:.2f} steps per second, "
+        f"{cost.molecules_per_second:,.0f} molecules per second, peak memory {cost.peak_memory_gb:.1f} GB; "
+        f"{seconds / 60:.1f} minutes to go, to about step {total:,.0f} ({total / per_epoch:.2f} epochs)"
+    )
