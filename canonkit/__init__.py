@@ -25,7 +25,7 @@ _WHERE = {
     "bond_orders": "canonkit.metrics",
     "evaluate": "canonkit.metrics",
     "pose_statistics": "canonkit.metrics",
-    "figures": "canonkit",
+    "table1": "canonkit.results",
 }
 __all__ = sorted([*_WHERE, "train"])
 

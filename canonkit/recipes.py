@@ -26,7 +26,7 @@ GDM = {"paper": {"width": 256, "layers": 9}, "laptop": {"width": 128, "layers": 
 FRAME = {"paper": {"width": 64, "layers": 9}, "laptop": {"width": 32, "layers": 3}}
 SETTINGS = {
     "paper": Settings(),
-    "laptop": Settings(lr=5e-4, canonicalizer_lr=5e-5, ema=0.999, warmup=200),
+    "laptop": Settings(lr=1.5e-3, canonicalizer_lr=1.5e-4, ema=0.999, warmup=200),
 }
 SCALES = tuple(SETTINGS)
 
@@ -109,6 +109,19 @@ class Run:
             f"Run({self.recipe.name}, {self.recipe.scale}: {self.step:,} steps, {seen:,} molecules seen, "
             f"{self.seconds / 60:.1f} minutes on {self.card.get('hardware', '?')})"
         )
+
+    def provenance(self) -> dict:
+        """What a table must say beside a number got from this run."""
+        return {
+            "recipe": self.recipe.name,
+            "scale": self.recipe.scale,
+            "seed": self.recipe.settings.seed,
+            "step": self.step,
+            "molecules_seen": self.step * self.recipe.settings.batch_size,
+            "seconds": round(self.seconds, 1),
+            "data": self.card["data"]["sha256"],
+            "hardware": self.card["hardware"],
+        }
 
     def sample(self, count: int = 1, steps: int | None = None, **options):
         """`OrbitModel.sample`."""

@@ -238,11 +238,11 @@ def _step(state: State, net, x: Molecules, settings: Settings, rank: int = 0, wo
         group["lr"] = group["base_lr"] * min(1.0, (state.step + 1) / max(1, settings.warmup))
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        torch._foreach_lerp_(
-            list(state.ema.parameters()), [p.detach() for p in state.model.parameters()], 1 - settings.ema
-        )
     state.step += 1
+    # Early on a shorter average, (1 + step) / (10 + step), so that a short run is not mostly its initial weights.
+    decay = min(settings.ema, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(state.ema.parameters()), list(state.model.parameters()), 1 - decay)
     return {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}, "gradient_norm": norm}
 
 

@@ -1,9 +1,10 @@
 r"""The learned canonicalizer of molecules (Sareen et al. 2024): a multi-channel EGNN gives two vectors, they a frame.
 
-    X_i, h_i = MC-EGNN(x, types),   V_k = (1/n) sum_i sum_c w_kc(h_i) X_ic,  k = 1, 2,   h(x) = Gram-Schmidt(V_1, V_2).
+    X_i, h_i = MC-EGNN(x, types),   V_k = (1/n) sum_i sum_c w_ikc X_ic,  k = 1, 2,   h(x) = Gram-Schmidt(V_1, V_2).
 
-The weights w of the pool are invariant, so V_k turn with the molecule. (An element-wise maximum over atoms, as in
-the authors' released code, does not.) Frozen means random weights that never train: an ordinary fixed slice.
+The weights of the pool, w_i = Linear(h_i) less their mean over atoms, are invariant, so V_k turn with the molecule. (An
+element-wise maximum over atoms, as in the authors' released code, does not.) Frozen means random weights that never
+train: an ordinary fixed slice.
 """
 
 import torch
@@ -42,8 +43,11 @@ class Frame(Canonicalizer):
         h = torch.nn.functional.one_hot(centred.types, n_types).to(x.dtype)
         full = bool(centred.mask.all())
         h, vectors = self.egnn(h, x, None if full else centred.mask)  # (B, N, W), (B, N, 3, C)
-        w = self.weights(h).unflatten(-1, (2, -1)) * centred.mask[..., None, None]  # (B, N, 2, C)
         n = centred.sizes.clamp(min=1).to(x.dtype)[:, None, None]
+        real = centred.mask[..., None].to(x.dtype)
+        w = self.weights(h) * real
+        # Weights equal for all atoms would give the centroid, which is zero.
+        w = ((w - w.sum(1, keepdim=True) / n) * real).unflatten(-1, (2, -1))  # (B, N, 2, C)
         pooled = torch.einsum("bikc,bixc->bkx", w, vectors) / n
         scale = torch.einsum("bikc,bic->bk", w.detach().abs(), torch.linalg.vector_norm(vectors.detach(), dim=-2))
         return rotation_from(*pooled.unbind(1), scale.amin(-1) / n[:, 0, 0], centred)

@@ -3,10 +3,13 @@ r"""Variance-preserving diffusion in discrete time, as in EDM (Hoogeboom et al. 
 q(z_t | x) = N(alpha_t x, sigma_t^2),   alpha_t^2 + sigma_t^2 = 1,   gamma_t = -log(alpha_t^2 / sigma_t^2),   t = 0..T
 training:  0.5 |eps - eps_hat(z_t, t)|^2 / size,   t ~ U{0..T};  the likelihood below at t = 0
 bound:     -log p(x) <= KL(q(z_T | x) | N(0, 1))
-                        + T E_{t ~ U{1..T}} 0.5 (SNR(s) / SNR(t) - 1) |eps - eps_hat|^2,   s = t - 1
+                        + sum_{t=1..T} E 0.5 (SNR(s) / SNR(t) - 1) |eps - eps_hat|^2,   s = t - 1
                         - E log p(x | z_0)
 sampling:  z_s = z_t / alpha_ts - sigma_ts^2 / (alpha_ts sigma_t) eps_hat + (sigma_ts sigma_s / sigma_t) noise
            for any s < t, with alpha_ts = alpha_t / alpha_s and sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2
+
+With EDM's schedule and T = 1000 the bound lies 0.38 nats per dimension above the entropy of a broad Gaussian, even
+with the best possible denoiser; the gap closes as T grows.
 """
 
 from __future__ import annotations
@@ -81,11 +84,11 @@ class Diffusion(nn.Module):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def draw(self, x, generator: torch.Generator | None = None, lowest: int = 0) -> Draw:
-        """Times uniform on {lowest..T} and noise, for a batch."""
+    def draw(self, x, generator: torch.Generator | None = None) -> Draw:
+        """Times uniform on {0..T} and noise, for a batch."""
         z, mask = self.space.encode(x)
         home = generator.device if generator is not None else z.device
-        t = torch.randint(lowest, self.T + 1, (len(z),), generator=generator, device=home)
+        t = torch.randint(0, self.T + 1, (len(z),), generator=generator, device=home)
         return Draw(t, self.space.noise(z, mask, generator))
 
     def loss(self, network: Network, x, draw: Draw | None = None) -> Loss:
@@ -114,12 +117,15 @@ class Diffusion(nn.Module):
         """
         space = self.space
         z, mask = space.encode(x)
-        draw = self.draw(x, generator, lowest=1)
-        alpha, sigma = self._alpha_sigma(draw.t, z)
-        square = (draw.eps - self._predict(network, alpha * z + sigma * draw.eps, draw.t, mask)).square()
-        gamma_t, gamma_s = self.gamma[draw.t.cpu()], self.gamma[draw.t.cpu() - 1]
-        weight = (0.5 * self.T * torch.expm1(gamma_t - gamma_s)).to(z)
-        diffusion = weight * square.flatten(1).sum(1)
+        # The weights w_t of the sum over t peak at small t, so half of the times are drawn in proportion to them.
+        w = 0.5 * torch.expm1(self.gamma.diff())
+        q = 0.5 / self.T + 0.5 * w / w.sum()
+        home = generator.device if generator is not None else "cpu"
+        t = torch.multinomial(q.to(home, torch.float32), len(z), replacement=True, generator=generator).cpu()
+        alpha, sigma = self._alpha_sigma(t + 1, z)
+        eps = space.noise(z, mask, generator)
+        square = (eps - self._predict(network, alpha * z + sigma * eps, t + 1, mask)).square()
+        diffusion = (w / q)[t].to(z) * square.flatten(1).sum(1)
 
         alpha_T, sigma_T = self._alpha_sigma(torch.full((len(z),), self.T), z)
         sigma2 = sigma_T.flatten().square()

@@ -1,0 +1,194 @@
+"""The command line: thin, over the same functions that notebooks call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Symmetry-aware generative modelling by canonicalization.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout, nothing else there.")]
+
+
+def main() -> None:
+    """Entry point: expected errors become one line on stderr and exit status 1."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+        print(f"canonkit: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _print(result: dict, text: object, as_json: bool) -> None:
+    print(json.dumps(result) if as_json else text)
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="qm9")],
+    path: Annotated[Path | None, typer.Option(help="Your own gdb9.sdf or PyG data_v3.pt instead.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prepares a data set and says what is in it."""
+    _known_data(name)
+    from canonkit.data.qm9 import load_qm9
+
+    qm9 = load_qm9(path)
+    split = {part: len(rows) for part, rows in qm9.split.items()}
+    atoms = int(qm9.molecules.mask.sum())
+    result = {"molecules": len(qm9.molecules), "atoms": atoms, "split": split, "sha256": qm9.sha256}
+    parts = " / ".join(f"{part} {count:,}" for part, count in split.items())
+    _print(
+        result, f"QM9: {len(qm9.molecules):,} molecules, {atoms:,} atoms; {parts}; sha256 {qm9.sha256[:12]}", as_json
+    )
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="GDM, GDM-aug, canon(fr)+GDM, canon+GDM, inertial+GDM")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    scale: Annotated[str, typer.Option(help="laptop or paper")] = "laptop",
+    minutes: Annotated[float | None, typer.Option(help="Budget of training time, over all resumptions.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget of steps.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A training setting, such as lr=3e-4.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Trains a recipe on QM9. Interrupt it when you like: --resume continues exactly."""
+    import torch
+
+    from canonkit.recipes import train_recipe
+
+    if threads:
+        torch.set_num_threads(threads)
+    if minutes is None and steps is None:
+        minutes = 10.0
+    changes = {"seed": seed} | dict(_setting(s) for s in set_ or ())
+    run = train_recipe(
+        recipe,
+        out,
+        scale=scale,
+        minutes=minutes,
+        steps=steps,
+        resume=resume,
+        device=device,
+        progress=not as_json,
+        **changes,
+    )
+    last = {kind: e for kind in ("train", "valid", "sample") for e in run.log if e["kind"] == kind}
+    _print({"step": run.step, "seconds": run.seconds, "last": last}, run, as_json)
+
+
+@app.command()
+def sample(
+    source: Annotated[Path, typer.Argument(help="A run's folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".sdf, .xyz or .npz")],
+    count: Annotated[int, typer.Option("-n", "--count")] = 100,
+    steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For repeatable samples.")] = None,
+    randomize: Annotated[bool, typer.Option("--randomize", help="Turn each by a Haar rotation.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Generates molecules; SDF files get the bonds that EDM's distance rule sees."""
+    from canonkit.formats import write
+    from canonkit.metrics.stability import bond_orders
+    from canonkit.recipes import load_run
+
+    run = load_run(source)
+    molecules = run.sample(count, steps, seed=seed, randomize=randomize, progress=not as_json)
+    path = write(molecules.with_(bonds=bond_orders(molecules)), output)
+    _print({"molecules": len(molecules), "file": str(path)}, f"{len(molecules)} molecules in {path}", as_json)
+
+
+@app.command()
+def evaluate(
+    source: Annotated[str, typer.Argument(help="A run's folder, an .sdf, .xyz or .npz file, or qm9.")],
+    count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample from a run.")] = 1000,
+    steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: Json = False,
+) -> None:
+    """Stability, validity, uniqueness, novelty by EDM's protocol; for a run also its validation loss and NLL bound,
+    all kept with its provenance in the run's evaluation.json."""
+    from canonkit.data.qm9 import load_qm9
+    from canonkit.formats import read
+    from canonkit.metrics import evaluate as score
+    from canonkit.metrics import known_smiles
+    from canonkit.recipes import load_run
+    from canonkit.results import save_evaluation
+    from canonkit.training import validate
+
+    show = not as_json
+    run, more = None, {}
+    if source != "qm9" and Path(source).is_file():
+        molecules = read(source)
+        qm9 = load_qm9(progress=show)
+    elif source == "qm9":
+        qm9 = load_qm9(progress=show)
+        molecules = qm9.molecules
+    else:
+        run = load_run(source)
+        qm9 = load_qm9(progress=show)
+        molecules = run.sample(count, steps, seed=seed, progress=show)
+        more = {"steps": steps or run.model.process.T} | {
+            f"validation_{k}": v for k, v in validate(run.model, qm9.part("valid")[:5000]).items()
+        }
+    result = score(molecules, known_smiles(qm9.part("train"), qm9.sha256, progress=show), progress=show)
+    if run is not None:
+        save_evaluation(run.folder / "evaluation.json", run.provenance() | result.as_dict() | more)
+    text = "\n".join([str(result), *(f"{k.replace('_', ' ')}: {v:.4f}" for k, v in more.items())])
+    _print(result.as_dict() | more, text, as_json)
+
+
+@app.command()
+def certify(
+    name: Annotated[str, typer.Argument(help="identity, inertial, frame; or the folder of a run")],
+    count: Annotated[int, typer.Option("-n", "--count", help="QM9 molecules to try.")] = 1000,
+    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float64",
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: Json = False,
+) -> None:
+    """Checks on QM9 molecules that a canonicalizer is one."""
+    import torch
+
+    from canonkit.canonicalizers import canonicalizer
+    from canonkit.canonicalizers import certify as check
+    from canonkit.data.qm9 import load_qm9
+    from canonkit.recipes import load_run
+
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype {dtype!r} is not float32 or float64")
+    torch.manual_seed(seed)  # of a frame's random weights
+    h = load_run(name).model.canonicalizer if Path(name).is_dir() else canonicalizer(name)
+    molecules = load_qm9(progress=not as_json).molecules
+    if not 1 <= count <= len(molecules):
+        raise ValueError(f"-n {count} is not between 1 and {len(molecules):,}")
+    rows = torch.randperm(len(molecules), generator=torch.Generator().manual_seed(seed))[:count]
+    result = check(h, molecules[rows], dtype=getattr(torch, dtype), seed=seed)
+    _print(asdict(result), result, as_json)
+
+
+def _known_data(name: str) -> None:
+    if name != "qm9":
+        raise ValueError(f"no data set is called {name!r}: choose qm9")
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """A training setting 'name=value' with the value's type."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,85 @@
+"""Table 1 with published and measured figures side by side, each under its own protocol.
+
+Published: Sareen et al. 2024, Table 1 (four days on one RTX 8000, 1000 network evaluations). Measured: what
+`canonkit evaluate RUN` wrote, at the scale, molecules seen and number of evaluations that each row states.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from canonkit.files import replacing
+from canonkit.tables import html_table, text_table
+
+# NLL (nats), molecule stable, atom stable, valid, unique (%), as printed. None: the paper has no such row.
+PUBLISHED = {
+    "GDM": ("-105.8", "70.6", "97.5", "88.6", "99.8"),
+    "EDM": ("-110.7±1.7", "82.0±0.4", "98.7±0.1", "91.9±0.5", "90.7±0.6 (valid×unique)"),
+    "canon(fr)+GDM": ("-104.1", "82.1", "97.8", "92.9", "99.5"),
+    "canon+GDM": ("-117.4±1.2", "84.6±0.4", "98.4±0.2", "94.4±0.3", "99.7±0.2"),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a title and notes; prints as text, shows as HTML in a notebook."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, text_table(self.header, self.rows), *self.notes])
+
+    def _repr_html_(self) -> str:
+        notes = "<br>".join(self.notes)
+        return f"<b>{self.title}</b>{html_table(self.header, self.rows)}<small>{notes}</small>"
+
+
+def save_evaluation(path: str | Path, evaluation: dict) -> None:
+    """Writes one evaluation as JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(evaluation, indent=1) + "\n")
+
+
+def measured_laptop() -> list[dict]:
+    """The evaluations of the five GDM rows at laptop scale that come with the kit."""
+    return json.loads((Path(__file__).parent / "pretrained" / "table1-laptop.json").read_text())
+
+
+def table1(evaluations: Iterable[dict] = ()) -> Table:
+    """Table 1: published columns, then measured ones from `evaluations` (see `canonkit evaluate`)."""
+    measured = {e["recipe"]: e for e in evaluations}
+    header = ["system", "published: NLL", "mol %", "atom %", "valid %", "unique %"]
+    header += ["measured: validation loss", "bound (nats)", "mol %", "atom %", "valid %", "unique %"]
+    rows = []
+    for name in [*PUBLISHED, *(n for n in measured if n not in PUBLISHED)]:
+        row = [name, *PUBLISHED.get(name, ("–",) * 5)]
+        if e := measured.get(name):
+            shares = (f"{100 * e[k]:.1f}" for k in ("molecule_stable", "atom_stable", "valid", "unique"))
+            bound = f"{e['validation_nll']:.1f}±{e['validation_nll_error']:.1f}"
+            row += [f"{e['validation_loss']:.4f}", bound, *shares]
+        else:
+            row += ["–"] * 6
+        rows.append(row)
+    notes = ["Published: Sareen et al. 2024, Table 1; 1000 network evaluations; four days on one RTX 8000."]
+    protocols = sorted({_protocol(e) for e in measured.values()})
+    notes += [f"Measured: {p}." for p in protocols]
+    if measured:
+        notes.append(
+            "Bounds: of canonical poses for the canonicalized rows, of poses as they come for GDM; not comparable "
+            "with one another. Validation loss: same molecules and noise for all rows."
+        )
+    return Table("Table 1: QM9", header, rows, notes)
+
+
+def _protocol(e: dict) -> str:
+    return (
+        f"{e['scale']} scale, {e['molecules_seen']:,} molecules seen ({e['step']:,} steps), seed {e['seed']}, "
+        f"{e['molecules']:,} samples at {e['steps']} network evaluations, {e['protocol']}, "
+        f"QM9 {e['data'][:12]}, {e['hardware']}"
+    )
