@@ -83,6 +83,12 @@ def to_rdkit(molecules: Molecules) -> list:
     kinds = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE, 4: Chem.BondType.AROMATIC}
     numbers, positions = molecules.numbers.tolist(), molecules.positions.double().tolist()
     charges = molecules.charges.tolist() if molecules.charges is not None else None
+    bonds = [[] for _ in range(len(molecules))]
+    if molecules.bonds is not None:
+        where = molecules.bonds.triu(1).nonzero()
+        orders = molecules.bonds[tuple(where.T)]
+        for (b, i, j), order in zip(where.tolist(), orders.tolist(), strict=True):
+            bonds[b].append((i, j, order))
     mols = []
     for b, n in enumerate(molecules.sizes.tolist()):
         mol = Chem.RWMol()
@@ -93,9 +99,8 @@ def to_rdkit(molecules: Molecules) -> list:
                 atom.SetFormalCharge(charges[b][i])
             mol.AddAtom(atom)
             conformer.SetAtomPosition(i, Point3D(*positions[b][i]))
-        if molecules.bonds is not None:
-            for i, j in molecules.bonds[b].triu(1).nonzero().tolist():
-                mol.AddBond(i, j, kinds[int(molecules.bonds[b, i, j])])
+        for i, j, order in bonds[b]:
+            mol.AddBond(i, j, kinds[order])
         mol.AddConformer(conformer)
         mols.append(mol.GetMol())
     return mols

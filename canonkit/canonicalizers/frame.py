@@ -31,7 +31,7 @@ class Frame(Canonicalizer):
     ):
         super().__init__()
         self.egnn = MCEGNN(elements, width, layers, channels)
-        self.weights = nn.Linear(width, 2 * channels)
+        self.weights = nn.Linear(width, 2 * channels, bias=False)
         self.frozen = frozen
         self.requires_grad_(not frozen)
 

@@ -1,0 +1,33 @@
+import pytest
+import torch
+from hypothesis import settings
+
+from canonkit.data.qm9 import load_qm9
+
+torch.set_num_threads(1)  # the tests' tensors are small: on busy cores threads spend their time waiting for one another
+settings.register_profile("canonkit", deadline=None, max_examples=25, derandomize=True, database=None)
+settings.load_profile("canonkit")
+
+
+@pytest.fixture(scope="session")
+def qm9():
+    return load_qm9(progress=False)
+
+
+@pytest.fixture(scope="session")
+def sample(qm9):
+    """2,000 fixed random molecules of QM9."""
+    rows = torch.randperm(len(qm9.molecules), generator=torch.Generator().manual_seed(0))[:2000]
+    return qm9.molecules[rows].trim()
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder of the test's own."""
+    monkeypatch.setenv("CANONKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -1,0 +1,124 @@
+"""The house: what is declared in several places agrees, importing is cheap, the command line does what it says."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CANONKIT = [sys.executable, "-c", "from canonkit.cli import main; main()"]
+
+
+def name(requirement):
+    return re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {name(line): line for line in lines if line and not line.startswith("#")}
+
+
+def declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+
+
+def test_every_dependency_is_pinned_within_what_pyproject_allows():
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, declared()):
+        pin = pins()[name(requirement.name)]
+        assert requirement.specifier.contains(pin.split("==")[1]), (requirement, pin)
+
+
+def test_constraints_pin_nothing_that_is_not_used():
+    assert set(pins()) == {*map(name, declared()), "numpy", "escnn", "lie-learn"}
+
+
+def test_conda_environment_lists_the_same_packages_at_the_same_versions():
+    lines = (ROOT / "environment.yml").read_text().splitlines()
+    listed = {name(line.strip("- ").strip()): line.strip("- ").strip() for line in lines if "==" in line}
+    assert listed == {k: v for k, v in pins().items() if k not in ("escnn", "lie-learn")}
+    text = "\n".join(lines)
+    for without_dependencies in ("escnn", "lie-learn"):
+        assert pins()[without_dependencies] in text
+
+
+def test_importing_canonkit_loads_none_of_the_heavy_packages():
+    code = "import canonkit, sys; canonkit.Molecules; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"rdkit", "escnn", "torch_geometric", "matplotlib", "IPython", "accelerate"} & set(loaded)
+    assert "canonkit.molecules" in loaded
+
+
+def test_public_names_are_there():
+    import canonkit
+
+    assert all(getattr(canonkit, n) is not None for n in canonkit.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        canonkit.nothing  # noqa: B018
+
+
+def canonkit(*words, check=True):
+    done = subprocess.run([*CANONKIT, *map(str, words)], capture_output=True, text=True)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_data_says_what_is_in_qm9():
+    lines = canonkit("data", "qm9", "--json").stdout.splitlines()
+    assert len(lines) == 1
+    result = json.loads(lines[0])
+    assert (result["molecules"], result["atoms"]) == (130_831, 2_359_210)
+    assert result["split"] == {"train": 100_000, "valid": 17_748, "test": 13_083}
+
+
+def test_certify_frame_in_float64():
+    result = json.loads(canonkit("certify", "frame", "-n", 200, "--dtype", "float64", "--json").stdout)
+    assert result["molecules"] == 200
+    assert result["max_error"] < 1e-8
+    assert result["handed"] is True
+    assert 0 <= result["jump_share"] < 0.1
+    assert 0 <= result["ambiguous_share"] < 0.1
+
+
+def test_train_sample_and_evaluate_from_the_command_line(tmp_path):
+    run, file = tmp_path / "run", tmp_path / "m.sdf"
+    trained = json.loads(canonkit("train", "canon(fr)+GDM", "--steps", 20, "--out", run, "--json").stdout)
+    assert trained["step"] == 20
+    canonkit("train", "canon(fr)+GDM", "--steps", 22, "--out", run, "--resume", "--json")
+    canonkit("sample", run, "-n", 5, "--steps", 3, "-o", file, "--seed", 1)
+    for source in (file, run):
+        result = json.loads(canonkit("evaluate", source, "-n", 4, "--steps", 2, "--json").stdout)
+        assert {"molecules", "molecule_stable", "atom_stable", "valid", "unique", "novel"} <= result.keys()
+    saved = json.loads((run / "evaluation.json").read_text())
+    assert (saved["recipe"], saved["step"], saved["steps"]) == ("canon(fr)+GDM", 22, 2)
+
+
+def test_evaluate_reads_npz_with_numbers_and_positions(tmp_path):
+    water = np.array([[[0, 0, 0.119], [0, 0.763, -0.477], [0, -0.763, -0.477]]])
+    np.savez(tmp_path / "water.npz", positions=water, numbers=np.array([[8, 1, 1]]))
+    result = json.loads(canonkit("evaluate", tmp_path / "water.npz", "--json").stdout)
+    assert (result["molecules"], result["molecule_stable"], result["valid"], result["unique"]) == (1, 1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "nowhere"], "nowhere holds no run"),
+        (["train", "GMD", "--out", "x"], "no recipe is called 'GMD'"),
+        (["certify", "frames"], "choose from identity, inertial, frame"),
+        (["data", "qm10"], "choose qm9"),
+    ],
+)
+def test_errors_are_one_line_with_a_remedy(words, message, tmp_path):
+    done = canonkit(*words, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,223 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from canonkit import recipes, training
+from canonkit.data.qm9 import LONGEST
+from canonkit.training import AdaptiveClip, Settings, State, read_log, train, validate
+
+SMALL = Settings(
+    batch_size=16, lr=1e-3, canonicalizer_lr=1e-4, ema=0.99, log_every=5, validate_every=10, sample_every=20, samples=4,
+    sample_steps=5, precision="float32",
+)  # fmt: skip
+
+
+def small_model(qm9, canonicalizer="frame"):
+    settings = {"width": 8, "layers": 1} if canonicalizer == "frame" else {}
+    recipe = recipes.Recipe("test", "test", canonicalizer, settings, {"width": 16, "layers": 1}, SMALL)
+    return recipe.build(torch.bincount(qm9.part("train").sizes, minlength=LONGEST + 1))
+
+
+def small_train(qm9, out, steps=20, model=None, **options):
+    options = {"progress": False, "device": "cpu", "settings": SMALL} | options
+    settings = options.pop("settings")
+    model = model or small_model(qm9)
+    return train(model, qm9.part("train")[:200], qm9.part("valid")[:32], settings, out, steps=steps, **options)
+
+
+def same(a, b):
+    a, b = (load_file(p / "checkpoint.safetensors") if isinstance(p, Path) else p.state_dict() for p in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# Trains in a process of its own, so that it can be killed or be one of several.
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+import test_training as t
+from canonkit.data.qm9 import load_qm9
+t.small_train(load_qm9(progress=False), sys.argv[1], steps=int(sys.argv[2]), resume=True, checkpoint_seconds=0.02)
+"""
+
+
+def start(out, steps, **environment):
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    return subprocess.Popen([sys.executable, "-c", script, str(out), str(steps)], env=os.environ | environment)
+
+
+def test_a_run_killed_at_three_random_moments_ends_with_the_same_weights(tmp_path):
+    steps = 400
+    whole = start(tmp_path / "whole", steps)
+    assert whole.wait(300) == 0
+    checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+
+    def written():
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+    for _ in range(3):
+        before = written()
+        process = start(tmp_path / "killed", steps)
+        while process.poll() is None and written() == before:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.3))
+        assert process.poll() is None, "finished before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(tmp_path / "killed", steps).wait(300) == 0
+    assert same(tmp_path / "killed", tmp_path / "whole")
+    logged = [(e["kind"], e["step"]) for e in read_log(tmp_path / "killed")]
+    assert logged == [(e["kind"], e["step"]) for e in read_log(tmp_path / "whole")]
+
+
+def test_two_processes_take_the_same_steps_as_one(tmp_path):
+    port = str(random.randint(20_000, 40_000))
+    both = [
+        start(
+            tmp_path / "two", 10, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port, ACCELERATE_USE_CPU="true",
+            OMP_NUM_THREADS="1",
+        )
+        for r in range(2)
+    ]  # fmt: skip
+    assert [p.wait(300) for p in both] == [0, 0]
+    assert start(tmp_path / "one", 10).wait(300) == 0
+    one, two = (load_file(tmp_path / k / "checkpoint.safetensors") for k in ("one", "two"))
+    assert one.keys() == two.keys()
+    for k in one:
+        # Some biases of h cancel exactly, so that AdamW only ever scales up the rounding of their gradient.
+        if k.startswith(("model/network", "ema/network")):
+            torch.testing.assert_close(one[k], two[k], rtol=1e-4, atol=1e-6)
+    one, two = ([e["loss"] for e in read_log(tmp_path / k) if e["kind"] == "valid"] for k in ("one", "two"))
+    assert len(one) == 1
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_a_truncated_checkpoint_is_noticed_and_the_one_before_it_used(qm9, tmp_path, capsys):
+    small_train(qm9, tmp_path / "whole")
+    small_train(qm9, tmp_path / "cut", steps=10)
+    small_train(qm9, tmp_path / "cut", steps=15, resume=True)
+    path = tmp_path / "cut" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    small_train(qm9, tmp_path / "cut", resume=True)
+    assert "damaged" in capsys.readouterr().out
+    assert same(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_logs_hold_loss_terms_validation_and_stability(qm9, tmp_path):
+    seen = []
+    small_train(qm9, tmp_path, monitor=lambda entries: seen.append(len(entries)))
+    log = read_log(tmp_path)
+    kinds = [e["kind"] for e in log]
+    assert (kinds.count("train"), kinds.count("valid"), kinds.count("sample")) == (4, 2, 1)
+    assert seen == list(range(1, 8))
+    first = log[0]
+    terms = ("positions", "types", "numbers", "reconstruction")
+    assert first["loss"] == pytest.approx(sum(first[k] for k in terms), rel=1e-5)
+    assert first["molecules"] == first["step"] * SMALL.batch_size
+
+
+def test_training_lowers_the_validation_loss(qm9, tmp_path):
+    model = small_model(qm9, "inertial")
+    before = validate(model, qm9.part("valid")[:64])
+    after = validate(small_train(qm9, tmp_path, steps=60, model=model), qm9.part("valid")[:64])
+    assert after["loss"] < 0.9 * before["loss"]
+    assert validate(model, qm9.part("valid")[:64]) == validate(model, qm9.part("valid")[:64])
+
+
+def test_the_learned_canonicalizer_moves_at_its_own_rate_and_the_frozen_one_not_at_all(qm9):
+    model = small_model(qm9)
+    state = State(model, SMALL)
+    assert [g["lr"] for g in state.optimizer.param_groups] == [1e-3, 1e-4]
+    before = [p.clone() for p in model.canonicalizer.parameters()]
+    training._step(state, model, qm9.molecules[1000:1016].trim(), SMALL)
+    moved = [float((p - q).detach().abs().max()) for p, q in zip(model.canonicalizer.parameters(), before, strict=True)]
+    assert 0 < max(moved) < 2e-4
+    frozen = recipes.recipe("canon(fr)+GDM").build(torch.ones(30))
+    assert len(State(frozen, SMALL).optimizer.param_groups) == 1
+
+
+def test_clipping_follows_the_last_fifty_norms():
+    clip, seen = AdaptiveClip(), []
+    generator = np.random.default_rng(0)
+    for k in range(120):
+        p = torch.nn.Parameter(torch.zeros(3))
+        p.grad = torch.tensor([0.0, 0.0, float(np.exp(generator.normal()))]) * (20 if k % 30 == 29 else 1)
+        norm = float(p.grad.norm())
+        allowed = 1.5 * np.mean(seen[-50:]) + 2 * np.std(seen[-50:]) if seen else np.inf
+        assert float(clip([p])) == pytest.approx(norm, rel=1e-5)
+        assert float(p.grad.norm()) == pytest.approx(min(norm, allowed), rel=1e-4)
+        seen.append(min(norm, allowed))
+
+
+def test_the_same_seed_gives_all_rows_the_same_initial_network():
+    states = [recipes.recipe(n).build(torch.ones(30)).network.state_dict() for n in recipes.SYSTEMS]
+    assert all(torch.equal(s[k], states[0][k]) for s in states for k in s)
+
+
+def test_paper_scale_has_the_published_settings():
+    model = recipes.recipe("canon+GDM", "paper").build(torch.ones(30))
+    assert sum(p.numel() for p in model.network.parameters()) == 3_555_859
+    s = recipes.recipe("canon+GDM", "paper").settings
+    assert (s.batch_size, s.lr, s.canonicalizer_lr, s.weight_decay, s.ema) == (64, 1e-4, 1e-6, 1e-12, 0.9999)
+    assert recipes.recipe("GDM-aug", "paper").settings.augment
+
+
+def test_a_recipe_is_trained_found_again_and_sampled(qm9, tmp_path):
+    options = {"data": qm9, "progress": False, "device": "cpu", "validate_every": 0}
+    run = recipes.train_recipe("inertial+GDM", tmp_path, steps=2, **options)
+    again = recipes.load_run(tmp_path)
+    assert same(run.model, again.model)
+    assert again.provenance()["molecules_seen"] == 128
+    one, two = (again.sample(6, 4, seed=3).positions for _ in range(2))
+    assert torch.equal(one, two)
+    assert json.loads((tmp_path / "run.json").read_text())["data"]["sha256"] == qm9.sha256
+
+
+def test_sampling_draws_sizes_from_the_training_set_and_keeps_their_order(qm9):
+    model = small_model(qm9)
+    sizes = model.sample_sizes(20_000, torch.Generator().manual_seed(0))
+    share = (qm9.part("train").sizes == 18).double().mean()
+    assert abs(float((sizes == 18).double().mean()) - float(share)) < 0.02
+    assert model.sample(sizes=torch.tensor([9, 3, 12]), steps=2, batch_size=2).sizes.tolist() == [9, 3, 12]
+
+
+def test_randomized_samples_are_the_canonical_ones_turned(qm9):
+    model = small_model(qm9)
+    canonical, turned = (model.sample(3, 3, seed=1, randomize=r) for r in (False, True))
+    assert not torch.allclose(canonical.positions, turned.positions, atol=1e-3)
+    torch.testing.assert_close(canonical.distances(), turned.distances(), rtol=1e-4, atol=1e-4)
+
+
+def test_bad_requests_are_refused_with_a_remedy(qm9, tmp_path):
+    with pytest.raises(ValueError, match="minutes or steps"):
+        small_train(qm9, tmp_path, steps=None)
+    small_train(qm9, tmp_path, steps=2)
+    with pytest.raises(FileExistsError, match="--resume"):
+        small_train(qm9, tmp_path)
+    with pytest.raises(ValueError, match="started with settings"):
+        small_train(qm9, tmp_path, settings=Settings(), resume=True)
+    with pytest.raises(ValueError, match="'GMD': choose from GDM"):
+        recipes.recipe("GMD")
+    with pytest.raises(ValueError, match="'learning_rate'"):
+        recipes.recipe("GDM", learning_rate=1.0)
+    with pytest.raises(FileNotFoundError, match="no run"):
+        recipes.load_run(tmp_path / "nothing")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(qm9, tmp_path):
+    model = small_model(qm9)
+    with torch.no_grad():
+        model.network.out.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="step 5"):
+        small_train(qm9, tmp_path, model=model)
