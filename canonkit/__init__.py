@@ -21,6 +21,7 @@ _WHERE = {
     "load_qm9": "canonkit.data.qm9",
     "recipe": "canonkit.recipes",
     "load_run": "canonkit.recipes",
+    "new_run_folder": "canonkit.recipes",
     "stability": "canonkit.metrics",
     "bond_orders": "canonkit.metrics",
     "evaluate": "canonkit.metrics",

@@ -9,6 +9,7 @@ stability_steps   stability against network evaluations
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,8 +25,17 @@ RADII = {"H": 0.25, "C": 0.38, "N": 0.37, "O": 0.36, "F": 0.34}  # drawn, in Å:
 OTHER = "#b05fc4"
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+class Picture(Figure):
+    """A Figure that a notebook shows by itself, without pyplot and its global state."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=80)
+        return buffer.getvalue()
+
+
+def _figure(width: float, height: float) -> Picture:
+    return Picture(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def molecule_grid(

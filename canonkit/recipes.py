@@ -175,6 +175,15 @@ def train_recipe(
     return load_run(out)
 
 
+def new_run_folder(start: str | Path) -> Path:
+    """`start`, or `start-2`, `start-3`, ...: the first that holds no run yet, so that a notebook can be run again."""
+    start, k = Path(start), 2
+    folder = start
+    while (folder / "run.json").exists():
+        folder, k = start.with_name(f"{start.name}-{k}"), k + 1
+    return folder
+
+
 def load_run(folder: str | Path) -> Run:
     """A run from its folder, on the CPU, with averaged weights.
 

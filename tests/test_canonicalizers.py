@@ -143,7 +143,7 @@ def test_rotation_is_proper_and_takes_the_pose_back(sample, kind):
 
 @kinds
 def test_padding_and_company_do_not_change_the_pose(sample, kind):
-    x, c = some(sample, kind)[:12], make(kind)
+    x, c = some(sample, kind)[:12].trim(), make(kind)
     together, padded = c(x), c(x.pad(40))
     assert gap(together.x, padded.x.trim()).max() < 1e-10
     assert not padded.x.positions[:, x.mask.shape[1] :].any()
@@ -229,7 +229,7 @@ def test_symmetric_or_linear_molecule_is_flagged_not_crashed(kind, name, dtype):
         pose = c(y)
         assert pose.ambiguous
         assert pose.x.positions.isfinite().all()
-        assert abs(float(torch.linalg.det(pose.g)) - 1) < 1e-5
+        assert (torch.linalg.det(pose.g) - 1).abs() < 1e-5
         assert (pose.x.distances() - y.distances()).abs().max() < 1e-5
         (pose.x.positions**3).sum().backward()
         leaves = [y.positions, *(p for p in c.parameters() if p.requires_grad)]
@@ -262,12 +262,11 @@ def test_gradients_reach_the_frame_and_the_positions(sample, kind, dtype):
     x, c = some(sample, kind, dtype)[:8], make(kind, dtype)
     x.positions.requires_grad_()
     (c(x).x.positions ** 3).sum().backward()
-    # No vector channel leaves the last layer's node features unused, so only its network may go without.
     for name, p in c.named_parameters():
-        assert p.grad is not None, name
         assert p.grad.isfinite().all(), name
-    assert sum(p.grad.abs().sum() for p in c.parameters()) > 0
+        assert p.grad.any(), name
     assert x.positions.grad.isfinite().all()
+    assert x.positions.grad.any()
 
 
 def test_gradient_of_the_frame_is_that_of_finite_differences(sample):

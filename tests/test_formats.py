@@ -142,7 +142,7 @@ def test_a_bad_xyz_is_refused_with_the_reason(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: "", "sdf"),
+        (lambda text: "", "molecule|empty"),
         (lambda text: "not a mol block\n", "record 0 is truncated or no MDL mol block"),
         (lambda text: text[: len(text) - 100], "record 1 is truncated"),
         (lambda text: text.replace(" F ", " Zz", 1), "record 1 is truncated or no MDL"),
