@@ -92,6 +92,8 @@ class Molecules:
         x = np.zeros((len(numbers), longest, 3), dtype=np.asarray(positions[0]).dtype)
         z = np.zeros((len(numbers), longest), dtype=np.int64)
         for b, (xb, zb) in enumerate(zip(positions, numbers, strict=True)):
+            if min(zb, default=0) < 1:
+                raise ValueError(f"molecule {b} has no atoms, or one of atomic number 0")
             x[b, : len(zb)], z[b, : len(zb)] = xb, zb
         return cls.from_arrays(x, z, **options)
 

@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from canonkit.canonicalizers import canonicalizer, certify
+from canonkit.canonicalizers import Inertial, canonicalizer, certify
 from canonkit.canonicalizers.gram_schmidt import gram_schmidt
 from canonkit.groups import act, haar_rotations, inverse
 from canonkit.molecules import Molecules
@@ -212,6 +214,15 @@ def test_symmetric_planar_molecules_lie_in_xy_too(name):
     assert pose.x.positions[..., 2].abs().max() < 1e-10
 
 
+def test_symmetric_tops_keep_the_axis_that_is_unique():
+    chair = ring(1.45) + [0, 0, 0.25] * np.array([[1], [-1]] * 3)  # the short axis, which becomes z
+    cage = np.concatenate([ring(1.0)[::2], ring(1.0)[::2]]) + [0, 0, 2] * np.array([[1]] * 3 + [[-1]] * 3)  # x
+    for positions, axis, height in ((chair, 2, 0.25), (cage, 0, 2)):
+        pose = make("inertial")(turned(molecule([6] * 6, positions)))
+        assert pose.ambiguous
+        assert (pose.x.positions[..., axis].abs() - height).abs().max() < 1e-10
+
+
 def test_coordinates_of_the_symmetric_molecules_are_right():
     near = molecule(*SYMMETRIC["C60"]).distances()[0]
     assert ((near - 1.42).abs() < 1e-9).sum(0).tolist() == [3] * 60
@@ -349,7 +360,7 @@ def test_certificate_passes_frames(sample, kind):
     assert certify(make(kind), sample[:100], dtype=torch.float32).max_error < 1e-3
 
 
-class Reflecting(type(make("inertial"))):
+class Reflecting(Inertial):
     """The mirror image of a chiral molecule is turned into it: a canonicalizer of O(3), not of SO(3)."""
 
     def pose(self, centred):
@@ -363,7 +374,20 @@ def test_certificate_notices_mirror_images_taken_for_one_another(sample):
     assert not certify(Reflecting(), sample[:100]).handed
 
 
-class Jumping(type(make("inertial"))):
+class Placed(Inertial):
+    """Invariant under rotations, not under translations."""
+
+    def forward(self, x):
+        pose = super().forward(x)
+        away = torch.linalg.vector_norm(x.centroid(), dim=-1).expand(-1, 3)
+        return dataclasses.replace(pose, x=pose.x.translate(away))
+
+
+def test_certificate_notices_poses_that_depend_on_the_place(sample):
+    assert certify(Placed(), sample[:100].centred()).max_error > 1
+
+
+class Jumping(Inertial):
     """Invariant, and so sensitive that any noise turns the pose."""
 
     def pose(self, centred):

@@ -45,9 +45,13 @@ class Frame(Canonicalizer):
         h, vectors = self.egnn(h, x, None if full else centred.mask)  # (B, N, W), (B, N, 3, C)
         n = centred.sizes.clamp(min=1).to(x.dtype)[:, None, None]
         real = centred.mask[..., None].to(x.dtype)
-        w = self.weights(h) * real
+        raw = self.weights(h) * real
         # Weights equal for all atoms would give the centroid, which is zero.
-        w = ((w - w.sum(1, keepdim=True) / n) * real).unflatten(-1, (2, -1))  # (B, N, 2, C)
+        w = (raw - raw.sum(1, keepdim=True) / n) * real
+        w, raw = w.unflatten(-1, (2, -1)), raw.detach().unflatten(-1, (2, -1))  # (B, N, 2, C)
         pooled = torch.einsum("bikc,bixc->bkx", w, vectors) / n
-        scale = torch.einsum("bikc,bic->bk", w.detach().abs(), torch.linalg.vector_norm(vectors.detach(), dim=-2))
-        return rotation_from(*pooled.unbind(1), scale.amin(-1) / n[:, 0, 0], centred)
+        # The size the vectors would have if nothing cancelled; where all weights are equal, rounding is all there is.
+        length = torch.linalg.vector_norm(vectors.detach(), dim=-2)
+        size = torch.maximum(w.detach().abs(), 0.01 * raw.abs())
+        scale = torch.einsum("bikc,bic->bk", size, length).amin(-1) / n[:, 0, 0]
+        return rotation_from(*pooled.unbind(1), scale, centred)
