@@ -145,7 +145,7 @@ def evaluate(
         more = {"steps": steps or run.model.process.T} | {
             f"validation_{k}": v for k, v in validate(run.model, qm9.part("valid")[:5000]).items()
         }
-    result = score(molecules, known_smiles(qm9.part("train"), qm9.sha256, progress=show), progress=show)
+    result = score(molecules, known_smiles(qm9.part("train"), progress=show), progress=show)
     if run is not None:
         save_evaluation(run.folder / "evaluation.json", run.provenance() | result.as_dict() | more)
     text = "\n".join([str(result), *(f"{k.replace('_', ' ')}: {v:.4f}" for k, v in more.items())])

@@ -135,6 +135,8 @@ def to_pyg(molecules: Molecules):
 def _read_sdf(path: Path) -> Molecules:
     from rdkit import Chem, rdBase
 
+    if not path.stat().st_size:
+        raise ValueError("the file is empty")
     with rdBase.BlockLogs():
         mols = list(Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False))
     if None in mols:
@@ -160,6 +162,8 @@ def _read_xyz(path: Path) -> Molecules:
             continue
         try:
             n = int(lines[at])
+            if n < 1:
+                raise ValueError
         except ValueError:
             raise ValueError(f"line {at + 1}: expected a number of atoms, found {lines[at][:40]!r}") from None
         rows = [line.split() for line in lines[at + 2 : at + 2 + n]]

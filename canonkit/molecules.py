@@ -55,8 +55,10 @@ class Molecules:
         Raises:
             ValueError: for shapes that do not fit, an element that the table lacks, padding before an atom.
         """
-        positions = torch.as_tensor(np.asarray(positions))
-        numbers = torch.as_tensor(np.asarray(numbers)).long()
+        numbers = np.asarray(numbers)
+        if not np.issubdtype(numbers.dtype, np.number):
+            raise ValueError(f"numbers are atomic numbers, such as 6 for carbon, not {numbers.dtype}")
+        positions, numbers = torch.as_tensor(np.asarray(positions)), torch.as_tensor(numbers).long()
         if not positions.is_floating_point():
             positions = positions.float()
         if positions.ndim != 3 or positions.shape[-1] != 3 or positions.shape[:2] != numbers.shape:
@@ -64,12 +66,18 @@ class Molecules:
                 f"positions {tuple(positions.shape)} and numbers {tuple(numbers.shape)} do not fit: "
                 "give (B, N, 3) in Å and (B, N), with 0 for padding"
             )
+        for name, value in more.items():
+            shape = (*numbers.shape, numbers.shape[1]) if name == "bonds" else tuple(numbers.shape)
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"{name} {tuple(value.shape)} do not fit numbers {tuple(numbers.shape)}: give {shape}")
         present = set(numbers.unique().tolist()) - {0}
         if unknown := [n for n in present if not 0 < n < len(SYMBOLS)]:
             raise ValueError(f"atomic number {unknown[0]} is not one from 1 to {len(SYMBOLS) - 1}")
         if elements is None:
             symbols = {SYMBOLS[n] for n in present}
             elements = ELEMENTS if symbols <= set(ELEMENTS) else tuple(SYMBOLS[n] for n in sorted(present))
+        if unknown := [e for e in elements if e not in ATOMIC_NUMBERS]:
+            raise ValueError(f"the table {tuple(elements)} has no element {unknown[0]!r}: give symbols, such as 'C'")
         table = torch.full((len(SYMBOLS),), -1)
         for k, symbol in enumerate(elements):
             table[ATOMIC_NUMBERS[symbol]] = k
@@ -86,14 +94,18 @@ class Molecules:
     @classmethod
     def from_list(cls, positions: Sequence, numbers: Sequence, **options) -> Molecules:
         """From one (n, 3) array of positions and one (n,) array of atomic numbers per molecule."""
-        if not len(numbers):
-            raise ValueError("no molecules given")
+        if not len(numbers) or len(positions) != len(numbers):
+            counts = f"{len(positions)} have positions, {len(numbers)} have numbers"
+            raise ValueError(f"no molecules given: {counts}" if not len(numbers) else f"of the molecules {counts}")
+        positions = [np.asarray(xb) for xb in positions]
         longest = max(len(z) for z in numbers)
-        x = np.zeros((len(numbers), longest, 3), dtype=np.asarray(positions[0]).dtype)
+        x = np.zeros((len(numbers), longest, 3), dtype=np.result_type(*{xb.dtype for xb in positions}))
         z = np.zeros((len(numbers), longest), dtype=np.int64)
         for b, (xb, zb) in enumerate(zip(positions, numbers, strict=True)):
             if min(zb, default=0) < 1:
-                raise ValueError(f"molecule {b} has no atoms, or one of atomic number 0")
+                raise ValueError(f"molecule {b} has no atoms, or one of atomic number 0 or below")
+            if xb.shape != (len(zb), 3):
+                raise ValueError(f"molecule {b} has {len(zb)} atoms but positions {xb.shape}: give ({len(zb)}, 3)")
             x[b, : len(zb)], z[b, : len(zb)] = xb, zb
         return cls.from_arrays(x, z, **options)
 
@@ -106,6 +118,8 @@ class Molecules:
         tables = {m.elements for m in batches}
         if len(tables) > 1:
             raise ValueError(f"element tables differ: {sorted(tables)}; read all with the same `elements`")
+        if len({tuple(m._tensors()) for m in batches}) > 1:
+            raise ValueError("some of the batches know bonds or charges, some do not: drop them with with_(bonds=None)")
         padded = [m.pad(longest) for m in batches]
         return replace(padded[0], **{k: torch.cat([getattr(m, k) for m in padded]) for k in padded[0]._tensors()})
 
@@ -137,8 +151,8 @@ class Molecules:
 
     def __getitem__(self, index) -> Molecules:
         """Molecules chosen by an integer, a slice, a list or a tensor; always a batch."""
-        if isinstance(index, int):
-            index = slice(index, index + 1 if index != -1 else None)
+        if np.ndim(index) == 0 and not isinstance(index, slice):
+            index = [range(len(self))[int(index)]]
         return replace(self, **{k: v[index] for k, v in self._tensors().items()})
 
     def __repr__(self) -> str:

@@ -188,23 +188,23 @@ def test_nothing_valid_is_zero_not_a_crash():
 
 
 def test_known_smiles_are_built_once(sample, cache, monkeypatch):
-    first = known_smiles(sample[:30], "a" * 64, progress=False)
+    first = known_smiles(sample[:30], progress=False)
     assert first == {s for s in smiles_of(sample[:30])[0] if s}
     monkeypatch.setattr(Chem, "SanitizeMol", None)
-    assert known_smiles(sample[:30], "a" * 64, progress=False) == first
+    assert known_smiles(sample[:30], progress=False) == first
 
 
 def test_known_smiles_of_different_molecules_are_kept_apart(sample, cache):
-    first, second = (known_smiles(part, "a" * 64, progress=False) for part in (sample[:30], sample[30:60]))
+    first, second = (known_smiles(part, progress=False) for part in (sample[:30], sample[30:60]))
     assert second == {s for s in smiles_of(sample[30:60])[0] if s}
     assert first != second
 
 
 def test_a_damaged_cache_of_smiles_is_made_anew(sample, cache):
-    first = known_smiles(sample[:30], "a" * 64, progress=False)
+    first = known_smiles(sample[:30], progress=False)
     (path,) = cache.iterdir()
     path.write_text(path.read_text()[:-20])
-    assert known_smiles(sample[:30], "a" * 64, progress=False) == first
+    assert known_smiles(sample[:30], progress=False) == first
 
 
 def test_evaluation_gathers_all_metrics():

@@ -7,6 +7,7 @@ noise e of 0.01 Å:                        a jump if h(x + e) and h(x) differ by
 A slice of SO(3) cannot be continuous everywhere, so some jumps are inevitable; how many is a property worth knowing.
 """
 
+import copy
 from dataclasses import asdict, dataclass
 
 import torch
@@ -83,37 +84,33 @@ def certify(
     """
     if not len(molecules):
         raise ValueError("no molecules given to certify on")
-    was_training, own = canonicalizer.training, next(canonicalizer.parameters(), torch.empty(0)).dtype
-    canonicalizer.eval().to(dtype)
+    canonicalizer = copy.deepcopy(canonicalizer).eval().to(dtype)
     generator = torch.Generator().manual_seed(seed)
     errors, flags, handed, jumps = [], [], [], []
-    try:
-        order = torch.argsort(molecules.sizes)
-        for rows in order.split(batch_size):
-            x = molecules[rows].trim().to(dtype)
-            c = canonicalizer(x)
+    order = torch.argsort(molecules.sizes)
+    for rows in order.split(batch_size):
+        x = molecules[rows].trim().to(dtype)
+        c = canonicalizer(x)
 
-            def away(other, mask=x.mask, c=c):
-                gap = torch.linalg.vector_norm(other.positions - c.x.positions, dim=-1)
-                return (gap * mask).amax(1)
+        def away(other, mask=x.mask, c=c):
+            gap = torch.linalg.vector_norm(other.positions - c.x.positions, dim=-1)
+            return (gap * mask).amax(1)
 
-            error = torch.zeros(len(x), dtype=dtype)
-            for _ in range(draws):
-                g = haar_rotations(len(x), generator=generator, dtype=dtype)
-                shift = 5 * torch.randn(len(x), 3, generator=generator, dtype=dtype)
-                error = torch.maximum(error, away(canonicalizer(x.act(g).translate(shift)).x))
-            mirrored = x.with_(positions=x.positions * x.positions.new_tensor([1, 1, -1]))
-            thickness = torch.linalg.svdvals(x.centred().positions)[:, -1] if x.mask.shape[1] >= 3 else error * 0
-            apart = away(canonicalizer(mirrored).x) > PLANAR / 5
-            noise = NOISE * torch.randn(x.positions.shape, generator=generator, dtype=dtype)
-            turned = canonicalizer(x.with_(positions=x.positions + noise * x.mask[..., None])).g.mT @ c.g
-            cosine = (turned.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-            errors.append(error)
-            flags.append(c.ambiguous)
-            handed.append(apart | (thickness < PLANAR) | c.ambiguous)
-            jumps.append(cosine < torch.cos(torch.deg2rad(torch.tensor(JUMP))))
-    finally:
-        canonicalizer.train(was_training).to(own)
+        error = torch.zeros(len(x), dtype=dtype)
+        for _ in range(draws):
+            g = haar_rotations(len(x), generator=generator, dtype=dtype)
+            shift = 5 * torch.randn(len(x), 3, generator=generator, dtype=dtype)
+            error = torch.maximum(error, away(canonicalizer(x.act(g).translate(shift)).x))
+        mirrored = x.with_(positions=x.positions * x.positions.new_tensor([1, 1, -1]))
+        thickness = torch.linalg.svdvals(x.centred().positions)[:, -1] if x.mask.shape[1] >= 3 else error * 0
+        apart = away(canonicalizer(mirrored).x) > PLANAR / 5
+        noise = NOISE * torch.randn(x.positions.shape, generator=generator, dtype=dtype)
+        turned = canonicalizer(x.with_(positions=x.positions + noise * x.mask[..., None])).g.mT @ c.g
+        cosine = (turned.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+        errors.append(error)
+        flags.append(c.ambiguous)
+        handed.append(apart | (thickness < PLANAR) | c.ambiguous)
+        jumps.append(cosine < torch.cos(torch.deg2rad(torch.tensor(JUMP))))
     error, flagged, jumped = torch.cat(errors), torch.cat(flags), torch.cat(jumps)
     largest = [float(error[part].max()) if part.any() else 0.0 for part in (~flagged, flagged)]
     return Certificate(

@@ -104,8 +104,9 @@ def _load_cache(path: Path, expected: str | None) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, framework="pt") as file:
             stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-            return stored if _hash(stored) == (expected or file.metadata()["sha256"]) else None
-    except (FileNotFoundError, SafetensorError, KeyError):
+            expected = expected or (file.metadata() or {}).get("sha256")
+            return stored if _hash(stored) == expected else None
+    except (FileNotFoundError, SafetensorError):
         return None
 
 

@@ -7,6 +7,7 @@ is not among the training set's SMILES, built the same way.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -72,9 +73,11 @@ def chemistry(molecules: Molecules, known: Iterable[str] | None = None, *, progr
     return Chemistry(smiles, len(valid) / len(smiles), unique, novel, dict(problems))
 
 
-def known_smiles(molecules: Molecules, sha256: str, *, progress: bool = True) -> set[str]:
-    """The SMILES of a training set, built as above once and cached under the data's hash."""
-    path = cache_folder() / f"smiles-{sha256[:16]}-{len(molecules)}.json"
+def known_smiles(molecules: Molecules, *, progress: bool = True) -> set[str]:
+    """The SMILES of a training set, built as above once and cached under the hash of the molecules."""
+    digest = hashlib.sha256(molecules.positions.numpy(force=True).tobytes())
+    digest.update(molecules.numbers.numpy(force=True).tobytes())
+    path = cache_folder() / f"smiles-{digest.hexdigest()[:16]}.json"
     try:
         return set(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError):
