@@ -367,7 +367,7 @@ def train(
         raise ValueError(f"precision {settings.precision!r} is not auto, float32 or bfloat16")
     fast = settings.precision == "bfloat16" or (settings.precision == "auto" and native_bfloat16(device))
     model.to(device).train()
-    model.network.pair_dtype = torch.bfloat16 if fast else None
+    model.network.fast_dtype = torch.bfloat16 if fast else None
 
     about = {"settings": asdict(settings), **(describe or {})}
     _claim(out, about, resume, main, hardware(device))

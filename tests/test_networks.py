@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import silu
 
 from canonkit.groups import haar_orthogonal
-from canonkit.networks import GNN, MCEGNN
+from canonkit.networks import EGNN, GNN, MCEGNN, layers
 
 
 def linear(x, layer):
@@ -45,48 +45,124 @@ def plain_mc_egnn(net, h, x):
     return h, X
 
 
-def test_gdm_at_paper_scale_has_the_published_number_of_parameters():
-    assert sum(p.numel() for p in GNN(9, 256, 9).parameters()) == 3_555_859
+def plain_egnn(net, z, t):
+    """One molecule, z (n, F), no padding."""
+    x = start = z[:, :3]
+    n = len(z)
+    other = (1 - torch.eye(n, dtype=z.dtype))[..., None]
+    h = linear(torch.cat([z[:, 3:], t.expand(n, 1)], -1), net.embed)
+
+    def difference(x):
+        d = x[:, None] - x[None]
+        return d, d.square().sum(-1, keepdim=True)
+
+    for layer in net.layers:
+        d, squared = difference(x)
+        e = torch.cat([squared, difference(start)[1]], -1)
+        inner, outer = layer.nodes, layer.pairs
+        m = silu(mlp2(torch.cat([pairs(h), e], -1), inner.message.first, inner.message.second))
+        a = torch.sigmoid(linear(m, inner.attention)) * other
+        h = h + mlp2(torch.cat([h, (a * m).sum(1)], -1), inner.node[0], inner.node[2])
+        m = silu(mlp2(torch.cat([pairs(h), e], -1), outer.first, outer.second))
+        x = x + (d / ((squared + 1e-8).sqrt() + 1) * 15 * torch.tanh(linear(m, layer.length)) * other).sum(1)
+    moved = x - start
+    return torch.cat([moved - moved.mean(0), linear(h, net.out)[:, :-1]], -1)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("padded", [False, True])
-def test_gnn_and_its_gradients_equal_the_plain_form(dtype, tolerance, padded):
-    torch.manual_seed(0)
-    net = GNN(9, 32, 3).to(dtype)
-    z, t = torch.randn(2, 7, 9, dtype=dtype), torch.rand(2, dtype=dtype)
-    z[1, 5:] = 0
-    sizes = [7, 5] if padded else [7, 7]
-    mask = torch.arange(7) < torch.tensor(sizes)[:, None] if padded else None
-    ours = net(z, t, mask)
-    plain = torch.stack(
-        [torch.cat([plain_gnn(net, z[b, :n], t[b]), torch.zeros(7 - n, 9, dtype=dtype)]) for b, n in enumerate(sizes)]
-    )
-    assert (ours - plain).norm() / plain.norm() < tolerance
-    weight = torch.randn_like(plain)
-    for loss in (ours, plain):
-        (loss * weight).sum().backward(retain_graph=True)
-        grads = torch.cat([p.grad.flatten() for p in net.parameters()])
-        net.zero_grad()
-        if loss is ours:
-            first = grads
-    assert (first - grads).norm() / grads.norm() < tolerance
+def gdm(dtype=torch.float32, width=32, layers=3):
+    net = GNN(9, width, layers).to(dtype)
+    return net, plain_gnn, lambda b, n: (torch.randn(b, n, 9, dtype=dtype), torch.rand(b, dtype=dtype))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("padded", [False, True])
-def test_mc_egnn_equals_the_plain_form(dtype, tolerance, padded):
-    torch.manual_seed(0)
+def edm(dtype=torch.float32, width=32, layers=3):
+    net = EGNN(9, width, layers).to(dtype)
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.length.weight *= 100  # the initial weights hardly move an atom
+    return net, plain_egnn, lambda b, n: (torch.randn(b, n, 9, dtype=dtype), torch.rand(b, dtype=dtype))
+
+
+def mc_egnn(dtype=torch.float32):
     net = MCEGNN(5, 16, 3, 4).to(dtype)
-    h, x = torch.randn(2, 6, 5, dtype=dtype), torch.randn(2, 6, 3, dtype=dtype)
-    sizes = [6, 4] if padded else [6, 6]
-    mask = torch.arange(6) < torch.tensor(sizes)[:, None] if padded else None
-    if padded:
-        x[1, 4:] = 0
-    ours = net(h, x, mask)
-    for b, n in enumerate(sizes):
-        for one, plain in zip(ours, plain_mc_egnn(net, h[b, :n], x[b, :n]), strict=True):
-            assert (one[b, :n] - plain).norm() / plain.norm() < tolerance
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.mix[-1].weight *= 100
+    return net, plain_mc_egnn, lambda b, n: (torch.randn(b, n, 5, dtype=dtype), torch.randn(b, n, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize(("network", "parameters"), [(GNN, 3_555_859), (EGNN, 5_339_920)])
+def test_at_paper_scale_a_network_has_the_published_number_of_parameters(network, parameters):
+    assert sum(p.numel() for p in network(9, 256, 9).parameters()) == parameters
+
+
+def apart(a, b):
+    """|a - b| / |b| over lists of tensors."""
+    a, b = (torch.cat([x.flatten() for x in xs]) for xs in (a, b))
+    return (a - b).norm() / b.norm()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("sizes", [[6, 6, 6], [6, 4, 2]], ids=["equal", "padded"])
+@pytest.mark.parametrize("make", [gdm, edm, mc_egnn])
+@pytest.mark.parametrize("chunk", [2**20, 1], ids=["at once", "one by one"])
+def test_outputs_and_gradients_equal_the_plain_form(make, sizes, dtype, tolerance, chunk, monkeypatch):
+    monkeypatch.setitem(layers.CHUNK, "cpu", chunk)
+    torch.manual_seed(0)
+    net, plain, draw = make(dtype)
+    one, two = draw(3, 6)
+    mask = torch.arange(6) < torch.tensor(sizes)[:, None]
+    one = (one * mask[..., None]).requires_grad_()
+    if two.ndim == 3:
+        two = (two * mask[..., None]).requires_grad_()
+    ours = net(one, two, None if mask.all() else mask)
+    theirs = [plain(net, one[b, :n], two[b, :n] if two.ndim == 3 else two[b]) for b, n in enumerate(sizes)]
+    if not isinstance(ours, tuple):
+        ours, theirs = (ours,), [(x,) for x in theirs]
+        assert not ours[0][~mask].any()
+    ours = [part[b, :n] for b, n in enumerate(sizes) for part in ours]
+    theirs = [part for parts in theirs for part in parts]
+    assert apart(ours, theirs) < tolerance
+    weights = [torch.randn_like(x) for x in theirs]
+    inputs = [x for x in (one, two) if x.requires_grad]
+    gradients = [
+        torch.autograd.grad(sum((x * w).sum() for x, w in zip(xs, weights, strict=True)), [*inputs, *net.parameters()])
+        for xs in (ours, theirs)
+    ]
+    assert apart(gradients[0][: len(inputs)], gradients[1][: len(inputs)]) < tolerance
+    assert apart(gradients[0][len(inputs) :], gradients[1][len(inputs) :]) < tolerance
+
+
+@pytest.mark.parametrize("make", [gdm, edm])
+def test_padding_changes_nothing(make):
+    torch.manual_seed(0)
+    net, _, draw = make(torch.float64)
+    z, t = draw(2, 5)
+    padded = torch.cat([z, torch.zeros(2, 3, 9, dtype=torch.float64)], 1)
+    mask = torch.arange(8).expand(2, 8) < 5
+    assert (net(padded, t, mask)[:, :5] - net(z, t)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_edm_is_equivariant_under_rotations_reflections_and_permutations_and_blind_to_translations(n):
+    torch.manual_seed(0)
+    net, _, draw = edm(torch.float64)
+    z, t = draw(8, n)
+    g, v, order = haar_orthogonal(8, dtype=torch.float64), torch.randn(8, 1, 3).double(), torch.randperm(n)
+    eps = net(z, t)
+    turned = net(torch.cat([z[..., :3] @ g.mT + v, z[..., 3:]], -1)[:, order], t)
+    assert (turned - torch.cat([eps[..., :3] @ g.mT, eps[..., 3:]], -1)[:, order]).abs().max() < 1e-11
+    assert eps[..., :3].mean(1).abs().max() < 1e-14
+    if n > 1:
+        assert eps[..., :3].abs().max() > 0.1
+
+
+def test_edm_survives_atoms_on_top_of_each_other():
+    net, _, _ = edm()
+    z = torch.zeros(1, 3, 9, requires_grad=True)
+    out = net(z, torch.rand(1))
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert z.grad.isfinite().all()
 
 
 def test_mc_egnn_is_equivariant_under_rotations_and_reflections():
@@ -106,10 +182,37 @@ def test_gnn_is_equivariant_under_permutations():
     assert (net(z[:, order], t) - net(z, t)[:, order]).abs().max() < 1e-12
 
 
-def test_bfloat16_pairs_stay_within_the_rounding_of_bfloat16():
+@pytest.mark.parametrize("make", [gdm, edm])
+def test_bfloat16_stays_within_its_rounding(make):
     torch.manual_seed(0)
-    net = GNN(9, 64, 4)
-    z, t = torch.randn(4, 9, 9), torch.rand(4)
-    exact = net(z, t)
-    net.pair_dtype = torch.bfloat16
-    assert 1e-6 < (net(z, t) - exact).norm() / exact.norm() < 1e-2
+    net, _, draw = make(width=64, layers=4)
+    z, t = draw(4, 9)
+    loss = [[], []]
+    for gradient, net.fast_dtype in zip(loss, (None, torch.bfloat16), strict=True):
+        out = net(z, t)
+        gradient += [out, torch.cat([g.flatten() for g in torch.autograd.grad(out.square().sum(), net.parameters())])]
+        assert out.dtype == torch.float32
+    assert 1e-6 < apart(loss[1][:1], loss[0][:1]) < 2e-2
+    assert 1e-6 < apart(loss[1][1:], loss[0][1:]) < 5e-2
+
+
+@pytest.mark.parametrize("make", [gdm, edm])
+def test_evaluation_without_gradients_gives_the_same(make):
+    torch.manual_seed(0)
+    net, _, draw = make()
+    z, t = draw(4, 9)
+    kept = net(z, t)
+    with torch.no_grad():
+        assert net(z, t).equal(kept)
+
+
+def test_a_frozen_network_passes_gradients_on_to_its_input():
+    torch.manual_seed(0)
+    net, _, draw = gdm(torch.float64)
+    z, t = draw(2, 5)
+    z.requires_grad_()
+    (all_trained,) = torch.autograd.grad(net(z, t).sum(), [z])
+    net.requires_grad_(False)
+    (frozen,) = torch.autograd.grad(net(z, t).sum(), [z])
+    assert frozen.equal(all_trained)
+    assert frozen.any()

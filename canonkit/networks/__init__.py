@@ -1,6 +1,7 @@
 """phi: networks (z_t, t, mask) -> a prediction of z_t's shape. They know nothing of canonicalizers or schedules."""
 
+from canonkit.networks.egnn import EGNN
 from canonkit.networks.gnn import GNN
 from canonkit.networks.mc_egnn import MCEGNN
 
-__all__ = ["GNN", "MCEGNN"]
+__all__ = ["EGNN", "GNN", "MCEGNN"]

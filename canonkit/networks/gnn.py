@@ -10,7 +10,7 @@ Hoogeboom et al. 2022 (EDM), whose released GDM lets padding take part; here pad
 import torch
 from torch import Tensor, nn
 
-from canonkit.networks.layers import PairMLP, linear_as, neighbours
+from canonkit.networks.layers import MLP2, PairMLP, attend, neighbours
 
 
 class AttentiveLayer(nn.Module):
@@ -20,13 +20,12 @@ class AttentiveLayer(nn.Module):
         super().__init__()
         self.message = PairMLP(width, edge_features)
         self.attention = nn.Linear(width, 1)
-        self.node = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
+        self.node = MLP2(2 * width, width)
 
     def forward(self, h: Tensor, near: Tensor, e: Tensor | None, dtype: torch.dtype) -> Tensor:
-        m = self.message(h, e, dtype)  # (B, N, N, W)
-        a = torch.sigmoid(linear_as(m, self.attention)).squeeze(-1) * near.to(dtype)  # (B, N, N)
-        summed = (a.unsqueeze(-2) @ m).squeeze(-2).to(h.dtype)  # (B, N, W)
-        return h + self.node(torch.cat([h, summed], dim=-1))
+        parameters = (self.attention.weight, self.attention.bias)
+        (summed,) = self.message(h, e, attend, (near,), parameters, dtype)
+        return h + self.node(torch.cat([h, summed.to(h.dtype)], dim=-1), dtype)
 
 
 class GNN(nn.Module):
@@ -36,10 +35,11 @@ class GNN(nn.Module):
         features: entries per atom, 3 coordinates and the rest (QM9: 9).
         width, layers: size.
 
-    Set `pair_dtype` to torch.bfloat16 to compute what is per pair of atoms in that precision.
+    Set `fast_dtype` to torch.bfloat16 to compute the layers' inner products in that precision; what they are added to
+    stays as it is.
     """
 
-    pair_dtype: torch.dtype | None = None
+    fast_dtype: torch.dtype | None = None
 
     def __init__(self, features: int = 9, width: int = 256, layers: int = 9):
         super().__init__()
@@ -54,6 +54,6 @@ class GNN(nn.Module):
         h = self.embed(torch.cat([z, t.to(z.dtype)[:, None, None].expand(B, N, 1)], dim=-1))
         near = neighbours(h, mask)
         for layer in self.layers:
-            h = layer(h, near, None, self.pair_dtype or h.dtype)
+            h = layer(h, near, None, self.fast_dtype or h.dtype)
         eps = self.out(h)[..., :-1].to(z.dtype)
         return eps if mask is None else eps * mask[..., None]

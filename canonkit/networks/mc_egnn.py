@@ -13,8 +13,19 @@ The sum over j is split, X_i sum_j A_ij - sum_j X_j A_ij, so that no tensor of a
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear, silu
 
-from canonkit.networks.layers import PairMLP, neighbours
+from canonkit.networks.layers import MLP2, PairMLP, neighbours
+
+
+def mix(m: Tensor, near: Tensor, X: Tensor, w1: Tensor, b1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_j m_ij (B, N, W) and sum_j (X_i - X_j) A_ij (B, N, 3, C)."""
+    B, N, _, C = X.shape
+    A = linear(silu(linear(m, w1, b1)), w2).unflatten(-1, (C, C)) * near[..., None, None]  # (B, N, N, C, C)
+    # sum_j X_j A_ij as one matrix product per atom i: (3, N C) times (N C, C)
+    flat = X.permute(0, 2, 1, 3).reshape(B, 1, 3, N * C)
+    moved = X @ A.sum(2) - flat @ A.reshape(B, N, N * C, C)
+    return (near.unsqueeze(-2) @ m).squeeze(-2), moved
 
 
 class MCLayer(nn.Module):
@@ -25,18 +36,13 @@ class MCLayer(nn.Module):
         self.message = PairMLP(width, channels)
         self.mix = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, channels * channels, bias=False))
         nn.init.xavier_uniform_(self.mix[-1].weight, gain=1e-3)
-        self.node = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU(), nn.Linear(width, width))
+        self.node = MLP2(3 * width, width)
 
     def forward(self, h: Tensor, h0: Tensor, X: Tensor, near: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-        B, N, _, C = X.shape
         r = (X[:, :, None] - X[:, None]).square().sum(-2)  # (B, N, N, C)
-        m = self.message(h, r, h.dtype)  # (B, N, N, W)
-        A = self.mix(m).unflatten(-1, (C, C)) * near[..., None, None]  # (B, N, N, C, C)
-        # sum_j X_j A_ij as one matrix product per atom i: (3, N C) times (N C, C)
-        flat = X.permute(0, 2, 1, 3).reshape(B, 1, 3, N * C)
-        moved = (X @ A.sum(2) - flat @ A.reshape(B, N, N * C, C)) / n
-        summed = (near.unsqueeze(-2) @ m).squeeze(-2)
-        return h + self.node(torch.cat([h, summed, h0], dim=-1)), X + moved
+        parameters = (self.mix[0].weight, self.mix[0].bias, self.mix[2].weight)
+        summed, moved = self.message(h, r, mix, (near, X), parameters, h.dtype)
+        return h + self.node(torch.cat([h, summed, h0], dim=-1), h.dtype), X + moved / n
 
 
 class MCEGNN(nn.Module):
