@@ -28,7 +28,7 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def _print(result: dict, text: object, as_json: bool) -> None:
+def _print(result: dict | list, text: object, as_json: bool) -> None:
     print(json.dumps(result) if as_json else text)
 
 
@@ -54,7 +54,7 @@ def data(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="GDM, GDM-aug, canon(fr)+GDM, canon+GDM, inertial+GDM")],
+    recipe: Annotated[str, typer.Argument(help="GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM")],
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     scale: Annotated[str, typer.Option(help="laptop or paper")] = "laptop",
     minutes: Annotated[float | None, typer.Option(help="Budget of training time, over all resumptions.")] = None,
@@ -178,6 +178,20 @@ def certify(
     rows = torch.randperm(len(molecules), generator=torch.Generator().manual_seed(seed))[:count]
     result = check(h, molecules[rows], dtype=getattr(torch, dtype), seed=seed)
     _print(asdict(result), result, as_json)
+
+
+@app.command()
+def bench(
+    data: Annotated[str, typer.Argument(help="qm9")] = "qm9",
+    repeat: Annotated[int, typer.Option(help="Repetitions, of which medians are taken.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Speed and memory of the networks at paper scale against the formulation that the published systems run."""
+    from canonkit.bench import bench_qm9, describe
+
+    _known_data(data)
+    rows = bench_qm9(repeat, progress=not as_json)
+    _print(rows, describe(rows), as_json)
 
 
 def _known_data(name: str) -> None:

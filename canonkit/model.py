@@ -7,6 +7,8 @@ sampling:  n ~ p(n), the process on that size; canonical poses come out. Acting 
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -15,6 +17,8 @@ from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.groups import haar_rotations
 from canonkit.molecules import Molecules
 from canonkit.processes.diffusion import Diffusion, Draw, Loss
+
+SAMPLING_MEMORY = 256 * 2**20  # bytes; on a CUDA device half of what is free
 
 
 class OrbitModel(nn.Module):
@@ -51,6 +55,21 @@ class OrbitModel(nn.Module):
         home = generator.device if generator is not None else self.size_counts.device
         return torch.multinomial(self.size_counts.to(home), count, replacement=True, generator=generator)
 
+    def _batches(self, sizes: Tensor, batch_size: int | None) -> list[Tensor]:
+        """Rows of `sizes` by rising size, as many at a time as the memory holds or `batch_size` says."""
+        order = torch.argsort(sizes, stable=True)
+        if batch_size is not None:
+            return list(order.split(batch_size))
+        memory = SAMPLING_MEMORY
+        if self.size_counts.is_cuda:
+            memory = torch.cuda.mem_get_info(self.size_counts.device)[0] // 2
+        batches = []
+        while len(order):
+            count = max(1, memory // self.network.sampling_bytes(int(sizes[order[-1]])))
+            batches.append(order[-count:])
+            order = order[:-count]
+        return batches[::-1]
+
     def sample(
         self,
         count: int = 1,
@@ -59,10 +78,10 @@ class OrbitModel(nn.Module):
         sizes: Tensor | None = None,
         randomize: bool = False,
         seed: int | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         progress: bool = False,
     ) -> Molecules:
-        """New molecules, in canonical poses.
+        """New molecules, in canonical poses. Interrupted, it returns what is done, in batches of like sizes.
 
         Args:
             count: how many.
@@ -70,15 +89,14 @@ class OrbitModel(nn.Module):
             sizes: atoms of each molecule instead of drawing them from p(n).
             randomize: act with Haar rotations, for samples of the invariant density.
             seed: for repeatable samples.
-            batch_size: molecules at a time; they are grouped by length.
+            batch_size: molecules at a time, grouped by length; by default as many as an estimate of the memory allows.
             progress: show a bar with the time left.
         """
         device = self.size_counts.device
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         sizes = self.sample_sizes(count, generator) if sizes is None else torch.as_tensor(sizes).cpu()
-        order = torch.argsort(sizes, stable=True)
-        batches = order.split(batch_size)
+        batches = self._batches(sizes, batch_size)
         total = len(batches) * (self.process.T if steps is None else steps)
         done = []
         was_training = self.training
@@ -91,8 +109,13 @@ class OrbitModel(nn.Module):
                             self.network, sizes[rows].to(device), steps, generator, on_step=lambda t, z: bar.update()
                         )
                     )
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            warnings.warn(f"interrupted: {sum(map(len, done))} of {len(sizes)} molecules are done", stacklevel=2)
         finally:
             self.train(was_training)
+        order = torch.cat(batches[: len(done)])
         molecules = Molecules.cat(done)[torch.argsort(order).to(device)]
         if randomize:
             molecules = molecules.act(haar_rotations(len(molecules), generator=generator, device=device))

@@ -18,25 +18,28 @@ from canonkit.canonicalizers import canonicalizer
 from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.model import OrbitModel
 from canonkit.molecules import ELEMENTS
-from canonkit.networks import GNN
+from canonkit.networks import EGNN, GNN
 from canonkit.processes import Diffusion, MoleculeSpace
 from canonkit.training import Settings, load_averaged, read_log, train
 
-GDM = {"paper": {"width": 256, "layers": 9}, "laptop": {"width": 128, "layers": 6}}
+NETWORKS = {"GNN": GNN, "EGNN": EGNN}
+SIZE = {"paper": {"width": 256, "layers": 9}, "laptop": {"width": 128, "layers": 6}}
 FRAME = {"paper": {"width": 64, "layers": 9}, "laptop": {"width": 32, "layers": 3}}
 SETTINGS = {
     "paper": Settings(),
     "laptop": Settings(lr=1.5e-3, canonicalizer_lr=1.5e-4, ema=0.999, warmup=200),
 }
 SCALES = tuple(SETTINGS)
+EGNN_LAPTOP = {"lr": 4e-4}  # with GDM's rate the EGNN's loss left its range within 250 steps
 
-# name: (canonicalizer, its settings beside the scale's, augment)
+# name: (network, canonicalizer, its settings beside the scale's, augment)
 SYSTEMS = {
-    "GDM": ("identity", {}, False),
-    "GDM-aug": ("identity", {}, True),
-    "inertial+GDM": ("inertial", {}, False),
-    "canon(fr)+GDM": ("frame", {"frozen": True}, False),
-    "canon+GDM": ("frame", {}, False),
+    "GDM": ("GNN", "identity", {}, False),
+    "GDM-aug": ("GNN", "identity", {}, True),
+    "EDM": ("EGNN", "identity", {}, False),
+    "inertial+GDM": ("GNN", "inertial", {}, False),
+    "canon(fr)+GDM": ("GNN", "frame", {"frozen": True}, False),
+    "canon+GDM": ("GNN", "frame", {}, False),
 }
 
 
@@ -48,6 +51,7 @@ class Recipe:
     scale: str
     canonicalizer: str
     canonicalizer_settings: dict = field(default_factory=dict)
+    network: str = "GNN"
     network_settings: dict = field(default_factory=dict)
     settings: Settings = Settings()
 
@@ -56,7 +60,7 @@ class Recipe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             space = MoleculeSpace(ELEMENTS, LONGEST)
-            network = GNN(space.features, **self.network_settings)
+            network = NETWORKS[self.network](space.features, **self.network_settings)
             h = canonicalizer(self.canonicalizer, **self.canonicalizer_settings)
         return OrbitModel(h, Diffusion(space), network, size_counts)
 
@@ -71,15 +75,17 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
         raise ValueError(f"no recipe is called {name!r}: choose from {', '.join(SYSTEMS)}")
     if scale not in SCALES:
         raise ValueError(f"no scale is called {scale!r}: choose from {', '.join(SCALES)}")
-    h, h_settings, augment = SYSTEMS[name]
+    network, h, h_settings, augment = SYSTEMS[name]
     if h == "frame":
         h_settings = FRAME[scale] | h_settings
+    if network == "EGNN" and scale == "laptop":
+        changes = EGNN_LAPTOP | changes
     try:
         settings = replace(SETTINGS[scale], augment=augment, **changes)
     except TypeError:
         unknown = sorted(set(changes) - set(asdict(Settings())))
         raise ValueError(f"no training setting is called {unknown}: see canonkit.training.Settings") from None
-    return Recipe(name, scale, h, h_settings, GDM[scale], settings)
+    return Recipe(name, scale, h, h_settings, network, SIZE[scale], settings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,6 +120,14 @@ def hardware(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads" + (" (mps)" if device.type == "mps" else "")
 
 
+def peak_memory(device: torch.device) -> int:
+    """The most memory in bytes that this process has used so far, on a CUDA device what its tensors have."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
 # -- the state of a run -----------------------------------------------------------------------------------------------
 
 
@@ -290,11 +298,7 @@ def measure_cost(state: State, data: Molecules, batches: LengthBatches, settings
         float(_step(probe, probe.model, x, settings)["loss"])  # waits for the device
         times.append(time.perf_counter() - start)
     seconds = sum(times[2:] or times) / len(times[2:] or times)
-    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    return Cost(1 / seconds, batches.batch_size / seconds, peak / 1e9)
+    return Cost(1 / seconds, batches.batch_size / seconds, peak_memory(device) / 1e9)
 
 
 # -- the loop ---------------------------------------------------------------------------------------------------------

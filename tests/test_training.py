@@ -24,7 +24,9 @@ SMALL = Settings(
 
 def small_model(qm9, canonicalizer="frame"):
     settings = {"width": 8, "layers": 1} if canonicalizer == "frame" else {}
-    recipe = recipes.Recipe("test", "test", canonicalizer, settings, {"width": 16, "layers": 1}, SMALL)
+    recipe = recipes.Recipe(
+        "test", "test", canonicalizer, settings, network_settings={"width": 16, "layers": 1}, settings=SMALL
+    )
     return recipe.build(torch.bincount(qm9.part("train").sizes, minlength=LONGEST + 1))
 
 
@@ -190,6 +192,40 @@ def test_sampling_draws_sizes_from_the_training_set_and_keeps_their_order(qm9):
     share = (qm9.part("train").sizes == 18).double().mean()
     assert abs(float((sizes == 18).double().mean()) - float(share)) < 0.02
     assert model.sample(sizes=torch.tensor([9, 3, 12]), steps=2, batch_size=2).sizes.tolist() == [9, 3, 12]
+
+
+def test_sampling_batches_grow_as_molecules_shrink_and_cover_all(qm9, monkeypatch):
+    model = small_model(qm9)
+    sizes = model.sample_sizes(3_000, torch.Generator().manual_seed(0))
+    monkeypatch.setattr("canonkit.model.SAMPLING_MEMORY", 100 * model.network.sampling_bytes(18))
+    batches = model._batches(sizes, None)
+    assert torch.cat(batches).sort().values.equal(torch.arange(3_000))
+    for rows in batches:
+        assert len(rows) * model.network.sampling_bytes(int(sizes[rows].max())) <= 100 * model.network.sampling_bytes(
+            18
+        )
+    assert len(batches[1]) > 2 * len(batches[-1])
+    monkeypatch.setattr("canonkit.model.SAMPLING_MEMORY", 1)
+    assert len(model._batches(sizes, None)) == 3_000
+
+
+def test_interrupted_sampling_keeps_what_is_done(qm9):
+    model = small_model(qm9)
+    sizes, calls = torch.tensor([9, 3, 12, 5]), []
+
+    def interrupt(module, inputs):
+        calls.append(inputs)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+
+    whole = model.sample(sizes=sizes, steps=2, seed=0, batch_size=2)
+    model.network.register_forward_pre_hook(interrupt)
+    with pytest.warns(UserWarning, match="2 of 4 molecules are done"):
+        part = model.sample(sizes=sizes, steps=2, seed=0, batch_size=2)
+    assert part.sizes.tolist() == [3, 5]
+    assert part.positions.equal(whole[[1, 3]].trim().positions)
+    with pytest.raises(KeyboardInterrupt):
+        model.sample(sizes=sizes, steps=2)
 
 
 def test_randomized_samples_are_the_canonical_ones_turned(qm9):

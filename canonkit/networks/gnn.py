@@ -48,6 +48,10 @@ class GNN(nn.Module):
         # The published network also emits a value for the time channel, which nothing reads.
         self.out = nn.Linear(width, features + 1)
 
+    def sampling_bytes(self, atoms: int) -> int:
+        """An upper estimate of the memory that one molecule needs in an evaluation: four tensors on its pairs."""
+        return 4 * 4 * atoms**2 * self.out.in_features
+
     def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
         """z (B, N, F), t (B,) in [0, 1], mask (B, N) bool or None where nothing is padded -> (B, N, F)."""
         B, N, _ = z.shape

@@ -1,0 +1,88 @@
+r"""The networks as the public implementations run them: what `canonkit bench` measures against, and nothing else uses.
+
+Every molecule is padded to one length and stands as N^2 directed edges (i, j), masked afterwards. An edge MLP reads the
+concatenation of both atoms' gathered features and its own; messages are summed by scatter. Modules and weights are
+those of `canonkit.networks`, so that both sides compute the same numbers.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from canonkit.networks import EGNN, GNN, MCEGNN
+from canonkit.networks.layers import PairMLP
+
+
+class Edges:
+    """All pairs of each molecule's padded atoms: rows i and columns j of the flattened atoms, and which are real."""
+
+    def __init__(self, mask: Tensor):
+        B, N = mask.shape
+        atom = torch.arange(B * N, device=mask.device).view(B, N)
+        self.i = atom[:, :, None].expand(B, N, N).reshape(-1)
+        self.j = atom[:, None].expand(B, N, N).reshape(-1)
+        other = ~torch.eye(N, dtype=torch.bool, device=mask.device)
+        self.mask = (mask[:, :, None] & mask[:, None] & other).reshape(-1, 1).float()
+        self.nodes = mask.reshape(-1, 1).float()
+
+    def sum(self, m: Tensor) -> Tensor:
+        """sum_j m_ij, (E, ...) -> (B N, ...)."""
+        return m.new_zeros(len(self.nodes), *m.shape[1:]).index_add_(0, self.i, m)
+
+
+def _message(mlp: PairMLP, h: Tensor, e: Tensor | None, edges: Edges) -> Tensor:
+    pair = torch.cat([h[edges.i], h[edges.j]] + ([] if e is None else [e]), dim=1)
+    return silu(mlp.second(silu(mlp.first(pair))))
+
+
+def _attentive(layer, h: Tensor, e: Tensor | None, edges: Edges) -> Tensor:
+    m = _message(layer.message, h, e, edges)
+    summed = edges.sum(m * torch.sigmoid(layer.attention(m)) * edges.mask)
+    return (h + torch.nn.Sequential.forward(layer.node, torch.cat([h, summed], dim=1))) * edges.nodes
+
+
+def _with_time(features: Tensor, t: Tensor) -> Tensor:
+    return torch.cat([features, t[:, None, None].expand(*features.shape[:2], 1)], dim=-1).flatten(0, 1)
+
+
+def gnn(net: GNN, z: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+    """GDM's network; shapes as in `GNN.forward`."""
+    edges = Edges(mask)
+    h = net.embed(_with_time(z, t))
+    for layer in net.layers:
+        h = _attentive(layer, h, None, edges)
+    return (net.out(h) * edges.nodes)[:, :-1].view_as(z)
+
+
+def egnn(net: EGNN, z: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+    """EDM's network; shapes as in `EGNN.forward`."""
+    edges = Edges(mask)
+    x = start = z[..., :3].flatten(0, 1)
+    h = net.embed(_with_time(z[..., 3:], t))
+    d_start = (start[edges.i] - start[edges.j]).square().sum(1, keepdim=True)
+    for layer in net.layers:
+        d = x[edges.i] - x[edges.j]
+        squared = d.square().sum(1, keepdim=True)
+        e = torch.cat([squared, d_start], dim=1)
+        h = _attentive(layer.nodes, h, e, edges)
+        length = 15 * torch.tanh(layer.length(_message(layer.pairs, h, e, edges)))
+        x = x + edges.sum(d / ((squared + 1e-8).sqrt() + 1) * length * edges.mask)
+    moved = ((x - start) * edges.nodes).view_as(z[..., :3])
+    moved = (moved - moved.sum(1, keepdim=True) / mask.sum(1)[:, None, None]) * mask[..., None]
+    return torch.cat([moved, (net.out(h) * edges.nodes)[:, :-1].view_as(z[..., 3:])], dim=-1)
+
+
+def mc_egnn(net: MCEGNN, h: Tensor, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The canonicalizer's network; shapes as in `MCEGNN.forward`."""
+    edges, C = Edges(mask), net.channels
+    B, N, _ = x.shape
+    n = mask.sum(1).repeat_interleave(N)[:, None, None]
+    h = h0 = net.embed(h.flatten(0, 1))
+    X = x.flatten(0, 1)[..., None].expand(-1, -1, C)
+    for layer in net.layers:
+        D = X[edges.i] - X[edges.j]
+        m = _message(layer.message, h, D.square().sum(1), edges) * edges.mask
+        X = X + edges.sum((D @ layer.mix(m).view(-1, C, C)) * edges.mask[..., None]) / n
+        update = torch.nn.Sequential.forward(layer.node, torch.cat([h, edges.sum(m), h0], dim=1))
+        h = (h + update) * edges.nodes
+    return h.view(B, N, -1), X.view(B, N, 3, C)

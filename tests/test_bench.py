@@ -1,0 +1,43 @@
+"""The benchmark compares like with like. How fast it is, it measures; that is no test."""
+
+import pytest
+import torch
+
+from canonkit.bench import bench_qm9, describe
+from canonkit.bench.measure import KINDS, Case
+from canonkit.data.qm9 import LONGEST
+
+SPEED = {"network", "batch", "what", "reference_s", "ours_s", "ratio", "reference_mb", "ours_mb"}
+
+
+@pytest.mark.parametrize("name", ["GDM", "EDM", "MC-EGNN"])
+def test_both_formulations_compute_the_same(sample, name):
+    case = Case(name, torch.device("cpu"))
+    case.net.double()
+    molecules = sample[:4].to(torch.float64)
+    one, two, mask = case.inputs(molecules.pad(LONGEST))
+    ours, theirs = case.ours(one, two.double(), mask), case.reference(one, two.double(), mask)
+    if name != "MC-EGNN":
+        ours, theirs = (ours,), (theirs,)
+    for a, b in zip(ours, theirs, strict=True):
+        real = mask.view(*mask.shape, *[1] * (a.ndim - 2))
+        assert ((a - b) * real).norm() / (b * real).norm() < 1e-12
+
+
+def test_bench_has_a_row_per_case_with_speed_memory_and_error():
+    rows = bench_qm9(1, batches=(2,), networks=("MC-EGNN",), progress=False)
+    assert [(r["network"], r["batch"], r["what"]) for r in rows] == [("MC-EGNN", 2, k) for k in KINDS]
+    for row in rows:
+        assert row.keys() >= SPEED
+        assert row["ratio"] == pytest.approx(row["reference_s"] / row["ours_s"])
+        assert 0 < row["floor_s"] < row["ours_s"]
+        assert row["reference_mb"] >= row["ours_mb"] >= 0
+        assert 0 < row["error"] < 1e-5
+    assert "MC-EGNN" in describe(rows)
+
+
+def test_bad_requests_are_refused():
+    with pytest.raises(ValueError, match="repeat 0"):
+        bench_qm9(0)
+    with pytest.raises(ValueError, match="'GMD'"):
+        bench_qm9(networks=("GMD",))
