@@ -54,8 +54,11 @@ def data(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    recipe: Annotated[
+        str | None, typer.Argument(help="GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    queue: Annotated[Path | None, typer.Option(help="A file of runs to work off instead.")] = None,
     scale: Annotated[str, typer.Option(help="laptop or paper")] = "laptop",
     minutes: Annotated[float | None, typer.Option(help="Budget of training time, over all resumptions.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget of steps.")] = None,
@@ -63,14 +66,28 @@ def train(
     seed: Annotated[int, typer.Option()] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    init: Annotated[str | None, typer.Option(help="Start from trained weights: a name or a run's folder.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A training setting, such as lr=3e-4.")] = None,
+    until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
-    """Trains a recipe on QM9. Interrupt it when you like: --resume continues exactly."""
+    """Trains a recipe on QM9, or all runs of a queue. Interrupt it when you like: --resume continues exactly, a queue
+    by itself."""
     import torch
 
+    from canonkit.queue import runs as look
+    from canonkit.queue import stop_when_stdin_closes, work_off
     from canonkit.recipes import train_recipe
 
+    if queue is not None:
+        jobs = work_off(queue, progress=not as_json)
+        found = look(jobs[0].folder.parent)
+        _print(found.rows, found, as_json)
+        return
+    if recipe is None or out is None:
+        raise ValueError("give a recipe and --out, or a --queue")
+    if until_stdin_closes:
+        stop_when_stdin_closes()
     if threads:
         torch.set_num_threads(threads)
     if minutes is None and steps is None:
@@ -84,6 +101,7 @@ def train(
         steps=steps,
         resume=resume,
         device=device,
+        init=init,
         progress=not as_json,
         **changes,
     )
@@ -92,8 +110,23 @@ def train(
 
 
 @app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where the runs live.")] = Path("runs"),
+    curves: Annotated[Path | None, typer.Option(help="Draw their curves into this .png file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How far the runs in a folder have come."""
+    from canonkit.queue import runs as look
+
+    found = look(folder)
+    if curves is not None:
+        found.curves().savefig(curves)
+    _print(found.rows, found, as_json)
+
+
+@app.command()
 def sample(
-    source: Annotated[Path, typer.Argument(help="A run's folder.")],
+    source: Annotated[str, typer.Argument(help="Name of trained weights, or a run's folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", help=".sdf, .xyz or .npz")],
     count: Annotated[int, typer.Option("-n", "--count")] = 100,
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
@@ -104,9 +137,8 @@ def sample(
     """Generates molecules; SDF files get the bonds that EDM's distance rule sees."""
     from canonkit.formats import write
     from canonkit.metrics.stability import bond_orders
-    from canonkit.recipes import load_run
 
-    run = load_run(source)
+    run = _run(source)
     molecules = run.sample(count, steps, seed=seed, randomize=randomize, progress=not as_json)
     path = write(molecules.with_(bonds=bond_orders(molecules)), output)
     _print({"molecules": len(molecules), "file": str(path)}, f"{len(molecules)} molecules in {path}", as_json)
@@ -114,47 +146,39 @@ def sample(
 
 @app.command()
 def evaluate(
-    source: Annotated[str, typer.Argument(help="A run's folder, an .sdf, .xyz or .npz file, or qm9.")],
+    source: Annotated[
+        str, typer.Argument(help="Name of trained weights, a run's folder, an .sdf, .xyz or .npz file, or qm9.")
+    ],
     count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample from a run.")] = 1000,
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     as_json: Json = False,
 ) -> None:
-    """Stability, validity, uniqueness, novelty by EDM's protocol; for a run also its validation loss and NLL bound,
-    all kept with its provenance in the run's evaluation.json."""
+    """Stability, validity, uniqueness, novelty by EDM's protocol; for a model also its validation loss and NLL bound.
+    What was measured of a run is kept with its provenance in the run's evaluation.json."""
     from canonkit.data.qm9 import load_qm9
     from canonkit.formats import read
     from canonkit.metrics import evaluate as score
     from canonkit.metrics import known_smiles
-    from canonkit.recipes import load_run
-    from canonkit.results import save_evaluation
-    from canonkit.training import validate
+    from canonkit.results import evaluate_run, save_evaluation
 
     show = not as_json
-    run, more = None, {}
-    if source != "qm9" and Path(source).is_file():
-        molecules = read(source)
+    if source == "qm9" or Path(source).is_file():
         qm9 = load_qm9(progress=show)
-    elif source == "qm9":
-        qm9 = load_qm9(progress=show)
-        molecules = qm9.molecules
-    else:
-        run = load_run(source)
-        qm9 = load_qm9(progress=show)
-        molecules = run.sample(count, steps, seed=seed, progress=show)
-        more = {"steps": steps or run.model.process.T} | {
-            f"validation_{k}": v for k, v in validate(run.model, qm9.part("valid")[:5000]).items()
-        }
-    result = score(molecules, known_smiles(qm9.part("train"), progress=show), progress=show)
-    if run is not None:
-        save_evaluation(run.folder / "evaluation.json", run.provenance() | result.as_dict() | more)
-    text = "\n".join([str(result), *(f"{k.replace('_', ' ')}: {v:.4f}" for k, v in more.items())])
-    _print(result.as_dict() | more, text, as_json)
+        molecules = qm9.molecules if source == "qm9" else read(source)
+        scores = score(molecules, known_smiles(qm9.part("train"), progress=show), progress=show)
+        _print(scores.as_dict(), scores, as_json)
+        return
+    run = _run(source)
+    result = evaluate_run(run, load_qm9(progress=show), count, steps, seed=seed, progress=show)
+    if Path(source).is_dir():
+        save_evaluation(run.folder / "evaluation.json", result)
+    _print(result, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items()), as_json)
 
 
 @app.command()
 def certify(
-    name: Annotated[str, typer.Argument(help="identity, inertial, frame; or the folder of a run")],
+    name: Annotated[str, typer.Argument(help="identity, inertial, frame; name of trained weights; or a run's folder")],
     count: Annotated[int, typer.Option("-n", "--count", help="QM9 molecules to try.")] = 1000,
     dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float64",
     seed: Annotated[int, typer.Option()] = 0,
@@ -166,12 +190,13 @@ def certify(
     from canonkit.canonicalizers import canonicalizer
     from canonkit.canonicalizers import certify as check
     from canonkit.data.qm9 import load_qm9
-    from canonkit.recipes import load_run
+    from canonkit.releases import cards
 
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype {dtype!r} is not float32 or float64")
     torch.manual_seed(seed)  # of a frame's random weights
-    h = load_run(name).model.canonicalizer if Path(name).is_dir() else canonicalizer(name)
+    trained = Path(name).is_dir() or name in cards()
+    h = _run(name).model.canonicalizer if trained else canonicalizer(name)
     molecules = load_qm9(progress=not as_json).molecules
     if not 1 <= count <= len(molecules):
         raise ValueError(f"-n {count} is not between 1 and {len(molecules):,}")
@@ -192,6 +217,33 @@ def bench(
     _known_data(data)
     rows = bench_qm9(repeat, progress=not as_json)
     _print(rows, describe(rows), as_json)
+
+
+@app.command()
+def release(
+    folder: Annotated[Path, typer.Argument(help="A run's folder.")],
+    name: Annotated[str | None, typer.Option(help="By default the recipe's.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample for the card.")] = 1000,
+    steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluates a run, writes its card and puts its averaged weights, in half precision, among the shipped ones."""
+    from canonkit import releases
+    from canonkit.data.qm9 import load_qm9
+    from canonkit.recipes import load_run
+    from canonkit.results import evaluate_run
+
+    qm9, show = load_qm9(progress=not as_json), not as_json
+    path = releases.release(load_run(folder), lambda run: evaluate_run(run, qm9, count, steps, progress=show), name)
+    _print({"weights": str(path)}, f"{path} and its card", as_json)
+
+
+def _run(source: str):
+    """A run by the folder it lives in or the name of shipped weights."""
+    from canonkit.recipes import load_run
+    from canonkit.releases import load
+
+    return load_run(source) if Path(source).is_dir() or "/" in source else load(source)
 
 
 def _known_data(name: str) -> None:

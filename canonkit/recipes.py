@@ -144,6 +144,7 @@ def train_recipe(
     resume: bool = False,
     data: QM9 | None = None,
     device: str | None = None,
+    init: str | None = None,
     monitor: Callable[[list[dict]], None] | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 60.0,
@@ -152,6 +153,7 @@ def train_recipe(
     """Trains a recipe on QM9 into the folder `out`; see `canonkit.training.train` for budget, resumption and errors.
 
     `changes` replace training settings: `train_recipe("canon+GDM", "runs/a", minutes=10, lr=1e-3, seed=1)`.
+    `init` names trained weights, or a run's folder, to start from.
     """
     chosen = recipe(name, scale, **changes)
     data = data or load_qm9(progress=progress)
@@ -163,8 +165,11 @@ def train_recipe(
         "canonkit": canonkit.__version__,
         "size_counts": counts.tolist(),
     }
+    model = chosen.build(counts)
+    if init is not None:
+        describe["init"] = _start_from(init, model)
     train(
-        chosen.build(counts),
+        model,
         part,
         data.part("valid"),
         chosen.settings,
@@ -179,6 +184,21 @@ def train_recipe(
         checkpoint_seconds=checkpoint_seconds,
     )
     return load_run(out)
+
+
+def _start_from(source: str, model: OrbitModel) -> dict:
+    """Loads trained weights into `model`; returns what run.json should say of them."""
+    from canonkit.releases import load
+
+    start = load_run(source) if Path(source).is_dir() else load(source)
+    try:
+        model.load_state_dict(start.model.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"--init {source}: {start.recipe.name} at {start.recipe.scale} scale is another model: start from the same "
+            "recipe and scale"
+        ) from error
+    return {"from": source, "step": start.step}
 
 
 def new_run_folder(start: str | Path) -> Path:

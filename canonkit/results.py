@@ -11,8 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from canonkit.data.qm9 import QM9
 from canonkit.files import replacing
+from canonkit.metrics import evaluate, known_smiles
+from canonkit.recipes import Run
 from canonkit.tables import html_table, text_table
+from canonkit.training import validate
 
 # NLL (nats), molecule stable, atom stable, valid, unique (%), as printed. None: the paper has no such row.
 PUBLISHED = {
@@ -38,6 +42,18 @@ class Table:
     def _repr_html_(self) -> str:
         notes = "<br>".join(self.notes)
         return f"<b>{self.title}</b>{html_table(self.header, self.rows)}<small>{notes}</small>"
+
+
+def evaluate_run(
+    run: Run, qm9: QM9, count: int = 1000, steps: int | None = None, *, seed: int = 0, progress: bool = False
+) -> dict:
+    """EDM's metrics of new samples, validation loss and NLL bound on 5,000 molecules, and the run's provenance."""
+    molecules = run.sample(count, steps, seed=seed, progress=progress)
+    known = known_smiles(qm9.part("train"), progress=progress)
+    scores = evaluate(molecules, known, progress=progress).as_dict()
+    losses = validate(run.model, qm9.part("valid")[:5000])
+    more = {"steps": steps or run.model.process.T} | {f"validation_{k}": v for k, v in losses.items()}
+    return run.provenance() | scores | more
 
 
 def save_evaluation(path: str | Path, evaluation: dict) -> None:

@@ -13,6 +13,7 @@ A run is a folder: run.json (recipe, settings, data, machine), log.jsonl, checkp
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import os
 import platform
@@ -21,9 +22,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -197,22 +199,39 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
+def _readable_checkpoint(folder: Path, prefix: str) -> tuple[dict[str, Tensor], dict] | None:
+    """Tensors and counters of a run's newest checkpoint that can be read, None where there is none."""
+    for name in ("checkpoint.safetensors", "previous.safetensors"):
+        with suppress(FileNotFoundError, SafetensorError):
+            return _read_checkpoint(folder / name, prefix)
+    return None
+
+
 def load_averaged(model: OrbitModel, folder: str | Path) -> dict:
     """Loads a run's averaged weights into `model`; returns the counters {step, seconds, clip}.
 
     Raises:
         FileNotFoundError: where the folder holds no checkpoint that can be read.
     """
-    for name in ("checkpoint.safetensors", "previous.safetensors"):
-        try:
-            tensors, counters = _read_checkpoint(Path(folder) / name, "ema/")
-        except (FileNotFoundError, SafetensorError):
-            continue
-        model.load_state_dict(_part(tensors, "ema/"))
-        return counters
-    raise FileNotFoundError(
-        f"{folder} holds no readable checkpoint: train there first, `canonkit train ... --out {folder}`"
-    )
+    found = _readable_checkpoint(Path(folder), "ema/")
+    if found is None:
+        raise FileNotFoundError(
+            f"{folder} holds no readable checkpoint: train there first, `canonkit train ... --out {folder}`"
+        )
+    model.load_state_dict(_part(found[0], "ema/"))
+    return found[1]
+
+
+def read_counters(folder: str | Path) -> dict:
+    """How far a run has come by its checkpoint: step and seconds, zero where there is none."""
+    found = _readable_checkpoint(Path(folder), "nothing but the counters")
+    return {"step": 0, "seconds": 0.0} if found is None else found[1]
+
+
+def is_finished(counters: dict, steps: int | None, minutes: float | None) -> bool:
+    """Whether a budget of steps or minutes is spent."""
+    enough_steps = steps is not None and counters["step"] >= steps
+    return enough_steps or (minutes is not None and counters["seconds"] >= 60 * minutes)
 
 
 def read_log(folder: str | Path) -> list[dict]:
@@ -305,6 +324,40 @@ def measure_cost(state: State, data: Molecules, batches: LengthBatches, settings
 
 
 @contextmanager
+def _locked(out: Path, patience: float = 60.0) -> Iterator[None]:
+    """Holds a run's folder, so that two processes never train the same run; a kill lets go of it.
+
+    Raises:
+        FileExistsError: another process holds it, and still does after `patience` seconds.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "lock", "w") as file:
+        end = time.monotonic() + patience
+        while not _try_lock(file):
+            if time.monotonic() > end:
+                raise FileExistsError(f"{out} is being trained by another process: stop that, or choose another folder")
+            time.sleep(0.2)
+        yield
+
+
+def _try_lock(file: IO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_training(folder: str | Path) -> bool:
+    """Whether a process is training the run in that folder now."""
+    path = Path(folder) / "lock"
+    if not path.exists():
+        return False
+    with open(path) as file:
+        return not _try_lock(file)
+
+
+@contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set, so that a step is never cut in half."""
     stop = threading.Event()
@@ -351,7 +404,7 @@ def train(
         checkpoint_seconds: seconds between checkpoints.
 
     Raises:
-        FileExistsError: `out` holds a run and `resume` is False.
+        FileExistsError: `out` holds a run and `resume` is False; or another process is training there.
         ValueError: no budget; or the run in `out` was started with other settings.
         FloatingPointError: the loss is no longer finite; the last good checkpoint stays.
     """
@@ -373,102 +426,99 @@ def train(
     model.to(device).train()
     model.network.fast_dtype = torch.bfloat16 if fast else None
 
-    about = {"settings": asdict(settings), **(describe or {})}
-    _claim(out, about, resume, main, hardware(device))
-    state = State(model, settings)
-    checkpoint = out / "checkpoint.safetensors"
-    if resume:
-        state.restore(checkpoint)
-    entries = [e for e in read_log(out) if e["step"] <= state.step]
-    batches = LengthBatches(data.sizes, settings.batch_size, settings.seed)
-    net = model
-    if accelerator is not None:
-        net = accelerator.prepare_model(model)
-    elif progress:
-        _announce(measure_cost(state, data, batches, settings), state, minutes, steps, len(batches), device, fast)
+    with _locked(out) if main else nullcontext():
+        about = {"settings": asdict(settings), **(describe or {})}
+        _claim(out, about, {"steps": steps, "minutes": minutes}, resume, main, hardware(device))
+        state = State(model, settings)
+        checkpoint = out / "checkpoint.safetensors"
+        if resume:
+            state.restore(checkpoint)
+        entries = [e for e in read_log(out) if e["step"] <= state.step]
+        batches = LengthBatches(data.sizes, settings.batch_size, settings.seed)
+        net = model
+        if accelerator is not None:
+            net = accelerator.prepare_model(model)
+        elif progress:
+            _announce(measure_cost(state, data, batches, settings), state, minutes, steps, len(batches), device, fast)
 
-    if main:
-        with replacing(out / "log.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(e) + "\n" for e in entries))
+        if main:
+            with replacing(out / "log.jsonl") as temporary:
+                temporary.write_text("".join(json.dumps(e) + "\n" for e in entries))
 
-    def log(kind: str, values: dict) -> None:
-        entry = {"kind": kind, "step": state.step, "seconds": round(state.seconds, 2)}
-        entry |= {"molecules": state.step * settings.batch_size, **values}
-        entries.append(entry)
-        with open(out / "log.jsonl", "a") as file:
-            file.write(json.dumps(entry) + "\n")
-        if monitor is not None:
-            monitor(entries)
+        def log(kind: str, values: dict) -> None:
+            entry = {"kind": kind, "step": state.step, "seconds": round(state.seconds, 2)}
+            entry |= {"molecules": state.step * settings.batch_size, **values}
+            entries.append(entry)
+            with open(out / "log.jsonl", "a") as file:
+                file.write(json.dumps(entry) + "\n")
+            if monitor is not None:
+                monitor(entries)
 
-    def due(every: int) -> bool:
-        return bool(every) and state.step % every == 0
+        def due(every: int) -> bool:
+            return bool(every) and state.step % every == 0
 
-    def finished() -> bool:
-        return (steps is not None and state.step >= steps) or (minutes is not None and state.seconds >= 60 * minutes)
-
-    in_steps = steps is not None
-    bar = tqdm(
-        total=steps if in_steps else 60 * minutes,
-        initial=state.step if in_steps else round(state.seconds),
-        desc="training",
-        unit="step" if in_steps else "s",
-        bar_format=None if in_steps else "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-        disable=not (progress and main),
-    )
-    sums: dict[str, Tensor] = {}
-    saved = clock = time.monotonic()
-    with _stop_on_signal() as stop, bar:
-        for rows in batches.from_step(state.step):
-            stopping = finished() or stop.is_set()
-            if accelerator is not None:  # all processes stop at the same step
-                flag = torch.tensor(float(stopping), device=device)
-                stopping = bool(accelerator.reduce(flag, "max") > 0)
-            if stopping:
-                break
-            x = data[rows].trim().to(device)
-            values = _step(state, net, x, settings, rank, world, accelerator and accelerator.backward)
-            sums = {k: sums.get(k, 0) + v for k, v in values.items()}
-            now = time.monotonic()
-            state.seconds, clock = state.seconds + now - clock, now
-            if main and due(settings.log_every):
-                means = {k: float(v) / settings.log_every for k, v in sums.items()}
-                sums = {}
-                if not means["loss"] < float("inf"):
-                    raise FloatingPointError(
-                        f"the loss is {means['loss']} near step {state.step}: resume from {checkpoint} with a lower lr"
-                    )
-                log("train", means)
-                bar.set_postfix_str(f"step {state.step}, loss {means['loss']:.4f}", refresh=False)
-            if main and due(settings.validate_every):
-                log("valid", validate(state.ema, valid[:1024]))
-            if main and due(settings.sample_every):
-                found = stability(state.ema.sample(settings.samples, settings.sample_steps, seed=0))
-                shares = {"molecule_stable": found.molecule_stable, "atom_stable": found.atom_stable}
-                log("sample", shares | {"samples": settings.samples, "steps": settings.sample_steps})
-            if main and now - saved > checkpoint_seconds:
-                state.save(checkpoint)
-                saved = time.monotonic()
-            clock = time.monotonic()  # measuring and saving do not count as training
-            bar.update(1 if in_steps else min(state.seconds, bar.total) - bar.n)
-    if main:
-        state.save(checkpoint)
-    return state.ema
+        in_steps = steps is not None
+        bar = tqdm(
+            total=steps if in_steps else 60 * minutes,
+            initial=state.step if in_steps else round(state.seconds),
+            desc="training",
+            unit="step" if in_steps else "s",
+            bar_format=None if in_steps else "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            disable=not (progress and main),
+        )
+        sums: dict[str, Tensor] = {}
+        saved = clock = time.monotonic()
+        with _stop_on_signal() as stop, bar:
+            for rows in batches.from_step(state.step):
+                stopping = stop.is_set() or is_finished({"step": state.step, "seconds": state.seconds}, steps, minutes)
+                if accelerator is not None:  # all processes stop at the same step
+                    flag = torch.tensor(float(stopping), device=device)
+                    stopping = bool(accelerator.reduce(flag, "max") > 0)
+                if stopping:
+                    break
+                x = data[rows].trim().to(device)
+                values = _step(state, net, x, settings, rank, world, accelerator and accelerator.backward)
+                sums = {k: sums.get(k, 0) + v for k, v in values.items()}
+                now = time.monotonic()
+                state.seconds, clock = state.seconds + now - clock, now
+                if main and due(settings.log_every):
+                    means = {k: float(v) / settings.log_every for k, v in sums.items()}
+                    sums = {}
+                    if not means["loss"] < float("inf"):
+                        where = f"the loss is {means['loss']} near step {state.step}"
+                        raise FloatingPointError(f"{where}: train anew with a lower lr; {checkpoint} is from before")
+                    log("train", means)
+                    bar.set_postfix_str(f"step {state.step}, loss {means['loss']:.4f}", refresh=False)
+                if main and due(settings.validate_every):
+                    log("valid", validate(state.ema, valid[:1024]))
+                if main and due(settings.sample_every):
+                    found = stability(state.ema.sample(settings.samples, settings.sample_steps, seed=0))
+                    shares = {"molecule_stable": found.molecule_stable, "atom_stable": found.atom_stable}
+                    log("sample", shares | {"samples": settings.samples, "steps": settings.sample_steps})
+                if main and now - saved > checkpoint_seconds:
+                    state.save(checkpoint)
+                    saved = time.monotonic()
+                clock = time.monotonic()  # measuring and saving do not count as training
+                bar.update(1 if in_steps else min(state.seconds, bar.total) - bar.n)
+        if main:
+            state.save(checkpoint)
+        return state.ema
 
 
-def _claim(out: Path, about: dict, resume: bool, main: bool, machine: str) -> None:
-    """Writes run.json, or checks that the run there is the one to continue."""
+def _claim(out: Path, about: dict, budget: dict, resume: bool, main: bool, machine: str) -> None:
+    """Writes run.json, or checks that the run there is the one to continue and notes its new budget."""
     path = out / "run.json"
-    if path.exists() and not resume:
-        raise FileExistsError(f"{out} holds a run: continue it with resume (--resume) or choose another folder")
+    card = about | {"hardware": machine, "torch": torch.__version__, "started": time.strftime("%Y-%m-%d")}
     if path.exists():
-        before = json.loads(path.read_text())
+        if not resume:
+            raise FileExistsError(f"{out} holds a run: continue it with resume (--resume) or choose another folder")
+        card = json.loads(path.read_text())
         for key, value in json.loads(json.dumps(about)).items():
-            if before.get(key) != value:
-                raise ValueError(f"{path} was started with {key} = {before.get(key)}, not {value}: use another folder")
-    elif main:
-        about = about | {"hardware": machine, "torch": torch.__version__, "started": time.strftime("%Y-%m-%d")}
+            if card.get(key) != value:
+                raise ValueError(f"{path} was started with {key} = {card.get(key)}, not {value}: use another folder")
+    if main:
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(about, indent=1))
+            temporary.write_text(json.dumps(card | {"budget": budget}, indent=1))
 
 
 def _announce(cost: Cost, state: State, minutes, steps, per_epoch: int, device: torch.device, fast: bool) -> None:

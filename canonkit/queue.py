@@ -1,0 +1,223 @@
+"""Many runs: a queue that survives kills, and a look at how far each has come.
+
+A queue is a TOML file:
+
+    folder = "runs"        # beside the file
+    at_once = 2            # runs trained side by side; the cores are shared out
+
+    [[run]]
+    recipe = "canon+GDM"
+    minutes = 120          # or steps = 4000
+    scale = "laptop"       # optional, like seed = 0, name, init = NAME|DIR and set = { lr = 1e-3 }
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from canonkit.results import Table
+from canonkit.training import is_finished, is_training, read_counters, read_log
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a queue: `canonkit train recipe --out folder ...`."""
+
+    folder: Path
+    recipe: str
+    scale: str = "laptop"
+    seed: int = 0
+    minutes: float | None = None
+    steps: int | None = None
+    init: str | None = None
+    settings: dict = field(default_factory=dict)
+
+    def finished(self) -> bool:
+        """Whether its budget is spent."""
+        return is_finished(read_counters(self.folder), self.steps, self.minutes)
+
+    def command(self, threads: int) -> list[str]:
+        """What trains it, beginning or going on."""
+        words = [
+            sys.executable,
+            "-m",
+            "canonkit",
+            "train",
+            self.recipe,
+            "--out",
+            str(self.folder),
+            "--resume",
+            "--json",
+        ]
+        options = {"scale": self.scale, "seed": self.seed, "minutes": self.minutes, "steps": self.steps}
+        options |= {"init": self.init, "threads": threads}
+        for name, value in options.items():
+            words += [f"--{name}", str(value)] if value is not None else []
+        for name, value in self.settings.items():
+            words += ["--set", f"{name}={json.dumps(value)}"]
+        return [*words, "--until-stdin-closes"]
+
+
+def read_queue(path: str | Path) -> tuple[list[Job], int]:
+    """The jobs of a queue file and how many to train at once.
+
+    Raises:
+        FileNotFoundError, ValueError: naming what is wrong in the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no queue file {path}")
+    try:
+        queue = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if unknown := queue.keys() - {"folder", "at_once", "run"}:
+        raise ValueError(f"{path}: unknown {sorted(unknown)}: a queue has folder, at_once and [[run]] tables")
+    base, jobs = path.parent / queue.get("folder", "runs"), []
+    for k, entry in enumerate(queue.get("run", [])):
+        where = f"{path}, run {k + 1}"
+        allowed = {"recipe", "scale", "seed", "minutes", "steps", "init", "name", "set"}
+        if unknown := entry.keys() - allowed:
+            raise ValueError(f"{where}: unknown {sorted(unknown)}: choose from {', '.join(sorted(allowed))}")
+        if "recipe" not in entry or not {"minutes", "steps"} & entry.keys():
+            raise ValueError(f"{where}: give recipe and a budget, minutes or steps")
+        default = f"{entry['recipe']}-{entry.get('scale', 'laptop')}-{entry.get('seed', 0)}"
+        more = {k: v for k, v in entry.items() if k not in ("name", "set")}
+        jobs.append(Job(base / entry.get("name", default), settings=entry.get("set", {}), **more))
+    if not jobs:
+        raise ValueError(f"{path} names no [[run]]")
+    if len({job.folder for job in jobs}) < len(jobs):
+        raise ValueError(f"{path}: two runs share a folder: give them a `name`")
+    return jobs, int(queue.get("at_once", 1))
+
+
+def work_off(path: str | Path, *, progress: bool = True) -> list[Job]:
+    """Trains every run of a queue file that is not finished, in order; kill it and start it again as you like.
+
+    Each run is a process of its own that stops, with a checkpoint, when this one ends in whatever way.
+
+    Raises:
+        ValueError: a run failed, with the last line that it wrote; the others are worked off first.
+    """
+    jobs, at_once = read_queue(path)
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    failures = []
+
+    def work(job: Job) -> None:
+        if job.finished():
+            return
+        if progress:
+            print(f"training {job.folder}", file=sys.stderr)
+        process = subprocess.Popen(
+            job.command(threads), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        running.append(process)
+        error = process.stderr.read()
+        if process.wait():
+            failures.append(f"{job.folder}: {error.strip().splitlines()[-1:] or process.returncode}")
+
+    running: list[subprocess.Popen] = []
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            futures = [pool.submit(work, job) for job in jobs]
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.stdin.close()
+            raise
+    if failures:
+        raise ValueError("; ".join(failures))
+    return jobs
+
+
+def stop_when_stdin_closes() -> None:
+    """Asks this process to stop, with a checkpoint, when whoever holds the other end of its standard input is gone."""
+
+    def watch() -> None:
+        while os.read(0, 1024):  # not sys.stdin, whose lock a thread must not hold when Python ends
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a folder: prints as a table, shows itself in a notebook, draws its `curves()`.
+
+    Args:
+        rows: one dict per run: run, recipe, scale, state ('training', 'done', 'stopped'), progress (0 to 1), step,
+            minutes, eta_minutes, loss (last validation), atom_stable (last samples); None where it is not known.
+        logs: entries of each run's log.
+    """
+
+    rows: list[dict]
+    logs: dict[str, list[dict]] = field(repr=False)
+
+    def _table(self) -> Table:
+        header = ["run", "state", "progress", "step", "minutes", "to go", "validation loss", "stable atoms"]
+        formats = {"progress": ".0%", "step": ",", "minutes": ".1f", "eta_minutes": ".1f", "loss": ".4f"}
+        formats |= {"atom_stable": ".1%"}
+        cells = [
+            [r["run"], r["state"], *("–" if r[k] is None else format(r[k], f) for k, f in formats.items())]
+            for r in self.rows
+        ]
+        return Table("Runs", header, cells, [])
+
+    def __str__(self) -> str:
+        return str(self._table())
+
+    def _repr_html_(self) -> str:
+        return self._table()._repr_html_()
+
+    def curves(self):
+        """Training and validation loss and stability so far, as a figure."""
+        from canonkit.figures import training_curves
+
+        return training_curves(self.logs)
+
+
+def runs(folder: str | Path = "runs") -> Runs:
+    """How far each run in `folder` has come.
+
+    Raises:
+        FileNotFoundError: there is no run in it.
+    """
+    rows, logs = [], {}
+    for path in sorted(Path(folder).glob("*/run.json")):
+        name, card = path.parent.name, json.loads(path.read_text())
+        log = logs[name] = read_log(path.parent)
+        counters = read_counters(path.parent)
+        last = {entry["kind"]: entry for entry in log}
+        step, seconds = (max([counters[k], *(e[k] for e in log[-1:])]) for k in ("step", "seconds"))
+        budget = card.get("budget", {})
+        shares = [now / budget[k] for k, now in (("steps", step), ("minutes", seconds / 60)) if budget.get(k)]
+        share = min(1.0, max(shares, default=0.0))
+        rows.append(
+            {
+                "run": name,
+                "recipe": card["recipe"]["name"],
+                "scale": card["recipe"]["scale"],
+                "state": "done" if share == 1 else "training" if is_training(path.parent) else "stopped",
+                "progress": share,
+                "step": step,
+                "minutes": seconds / 60,
+                "eta_minutes": seconds / 60 * (1 / share - 1) if share else None,
+                "loss": last.get("valid", {}).get("loss"),
+                "atom_stable": last.get("sample", {}).get("atom_stable"),
+            }
+        )
+    if not rows:
+        raise FileNotFoundError(f"{folder} holds no runs: train one with `canonkit train ... --out {folder}/NAME`")
+    return Runs(rows, logs)

@@ -1,0 +1,120 @@
+"""Trained weights that come with the kit, by name: half precision, each with a card that says how it came about.
+
+NAME.safetensors    averaged weights, float16 (whole numbers and counts as they are)
+NAME.json           the card: recipe and settings, data and its hash, steps, molecules seen, hardware, training time,
+                    date, evaluation with its protocol, and the hash of the weights
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from canonkit.files import replacing, sha256
+from canonkit.recipes import Recipe, Run
+from canonkit.results import Table
+from canonkit.training import Settings
+
+FOLDER = Path(__file__).parent / "pretrained"
+FORMAT = 1  # of cards and weights
+RESTORE = "restore canonkit/pretrained from the repository"
+
+
+def cards() -> dict[str, dict]:
+    """The cards of all shipped weights by name.
+
+    Raises:
+        ValueError: for a card that cannot be read or is of another version.
+    """
+    found = {}
+    for path in sorted(FOLDER.glob("*.card.json")):
+        try:
+            card = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): {RESTORE}") from error
+        if card.get("format") != FORMAT:
+            raise ValueError(f"{path} has format {card.get('format')}, this canonkit reads {FORMAT}: update the kit")
+        found[path.name.removesuffix(".card.json")] = card
+    return found
+
+
+def load(name: str) -> Run:
+    """The trained model of that name, on the CPU.
+
+    Raises:
+        ValueError: no weights of that name; or they are missing, truncated or altered.
+    """
+    known = cards()
+    if name not in known:
+        raise ValueError(f"no weights are called {name!r}: choose from {', '.join(known) or 'none yet'}")
+    card, path = known[name], FOLDER / f"{name}.safetensors"
+    if not path.is_file() or sha256(path) != card["weights_sha256"]:
+        what = "is not the file that its card describes" if path.is_file() else "is missing"
+        raise ValueError(f"{path} {what}: {RESTORE}")
+    recipe = Recipe(**card["recipe"] | {"settings": Settings(**card["settings"])})
+    model = recipe.build(torch.tensor(card["size_counts"]))
+    model.load_state_dict(load_file(path))
+    model.eval().requires_grad_(False)
+    return Run(FOLDER, recipe, model, [], card, card["step"], card["seconds"])
+
+
+def pretrained() -> Table:
+    """What is shipped: one row per name."""
+    header = ["name", "scale", "molecules seen", "trained", "stable atoms %", "stable molecules %", "valid %"]
+    rows, notes = [], set()
+    for name, card in cards().items():
+        e = card["evaluation"]
+        shares = [f"{100 * e[k]:.1f}" for k in ("atom_stable", "molecule_stable", "valid")]
+        trained = f"{card['seconds'] / 3600:.1f} h on {card['hardware']}"
+        rows.append([name, card["recipe"]["scale"], f"{e['molecules_seen']:,}", trained, *shares])
+        notes.add(f"{e['molecules']:,} samples at {e['steps']} network evaluations, {e['protocol']}")
+    return Table("Trained weights", header, rows, [f"Evaluated on {note}." for note in sorted(notes)])
+
+
+def release(run: Run, evaluate: Callable[[Run], dict], name: str | None = None) -> Path:
+    """Puts a run's averaged weights and its card among the shipped ones; returns the path of the weights.
+
+    Better weights replace worse ones of the same name, not the other way round: the validation loss decides.
+
+    Args:
+        run: a trained run; its parameters are rounded to half precision in place.
+        evaluate: what to measure of the rounded run, such as `canonkit.results.evaluate_run`.
+        name: by default the recipe's, with the scale behind it where that is not laptop.
+
+    Raises:
+        ValueError: a name that is no file name, or better weights of that name.
+    """
+    scale = run.recipe.scale
+    name = name or (run.recipe.name if scale == "laptop" else f"{run.recipe.name}-{scale}")
+    if not re.fullmatch(r"[\w()+-]+", name):
+        raise ValueError(f"{name!r} is no name for weights: use letters, digits, + - ( )")
+    for parameter in run.model.parameters():
+        parameter.data = parameter.data.half().float()
+    evaluation = evaluate(run)
+    if before := cards().get(name):
+        theirs, ours = (e["validation_loss"] for e in (before["evaluation"], evaluation))
+        if theirs < ours:
+            raise ValueError(f"the weights called {name!r} are better: validation loss {theirs:.5f} against {ours:.5f}")
+    halved = {k for k, _ in run.model.named_parameters()}
+    path = FOLDER / f"{name}.safetensors"
+    with replacing(path) as temporary:
+        state = run.model.state_dict()
+        save_file({k: (v.half() if k in halved else v).contiguous() for k, v in state.items()}, temporary)
+    card = {
+        "format": FORMAT,
+        "recipe": asdict(run.recipe) | {"settings": None},
+        "settings": asdict(run.recipe.settings),
+    }
+    card |= {k: run.card[k] for k in ("data", "canonkit", "torch", "size_counts", "hardware")}
+    card |= {"step": run.step, "seconds": round(run.seconds, 1), "released": time.strftime("%Y-%m-%d")}
+    card |= {"evaluation": evaluation, "weights_sha256": sha256(path)}
+    with replacing(FOLDER / f"{name}.card.json") as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n")
+    return path
