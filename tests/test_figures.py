@@ -9,6 +9,7 @@ from canonkit import figures
 from canonkit.canonicalizers import Inertial
 from canonkit.metrics import stability
 from canonkit.processes import Diffusion, MoleculeSpace
+from canonkit.results import PUBLISHED, measured_laptop, table1
 from canonkit.widgets.monitor import Monitor
 
 
@@ -68,3 +69,25 @@ def test_monitor_redraws_in_place(monkeypatch):
         entries.append({"kind": "train", "step": k, "molecules": k, "loss": 1.0})
         monitor(entries)
     assert (len(shown), len(updated)) == (1, 2)
+
+
+def test_table_1_keeps_published_and_measured_figures_apart():
+    table = table1(measured_laptop())
+    rows = {row[0]: row for row in table.rows}
+    assert rows["canon+GDM"][1:6] == ["-117.4±1.2", "84.6±0.4", "98.4±0.2", "94.4±0.3", "99.7±0.2"]
+    assert rows["EDM"][6:] == ["–"] * 6
+    assert rows["GDM-aug"][1:6] == ["–"] * 5
+    assert set(rows) == {*PUBLISHED, *(e["recipe"] for e in measured_laptop())}
+    assert all(len(row) == len(table.header) for row in table.rows)
+    assert any("molecules seen" in note for note in table.notes)
+    assert "<table>" in table._repr_html_()
+
+
+def test_measured_rows_share_one_protocol():
+    rows = measured_laptop()
+    assert {e["recipe"] for e in rows} == {"GDM", "GDM-aug", "inertial+GDM", "canon(fr)+GDM", "canon+GDM"}
+    for key in ("scale", "seed", "molecules_seen", "molecules", "steps", "data", "protocol"):
+        assert len({e[key] for e in rows}) == 1
+    for e in rows:
+        assert 0 <= e["molecule_stable"] <= e["atom_stable"] <= 1
+        assert 0 < e["validation_loss"] < 0.1

@@ -1,0 +1,113 @@
+"""Weights by name: what is shipped is what its card says, and nothing damaged is loaded."""
+
+import json
+
+import pytest
+
+import canonkit as ck
+from canonkit import releases
+from canonkit.recipes import train_recipe
+
+
+@pytest.fixture(scope="module")
+def run(qm9, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    return train_recipe("canon+GDM", out, steps=2, data=qm9, progress=False, device="cpu", batch_size=8)
+
+
+def measured(run, loss=0.5):
+    shares = {"molecule_stable": 0.1, "atom_stable": 0.7, "valid": 0.5, "unique": 1.0, "novel": 1.0}
+    protocol = {"validation_loss": loss, "molecules": 10, "steps": 5, "protocol": "a test"}
+    return run.provenance() | shares | protocol
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    monkeypatch.setattr(releases, "FOLDER", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def shipped(shelf, run):
+    return releases.release(run, measured)
+
+
+def test_released_weights_are_loaded_by_name_and_are_the_ones_that_were_measured(shelf, run):
+    seen = {}
+
+    def evaluate(rounded):
+        seen.update({k: v.clone() for k, v in rounded.model.state_dict().items()})
+        return measured(rounded)
+
+    path = releases.release(run, evaluate)
+    assert path.name == "canon+GDM.safetensors"
+    loaded = ck.load("canon+GDM")
+    state = loaded.model.state_dict()
+    assert state.keys() == seen.keys()
+    assert all(state[k].equal(seen[k]) and state[k].dtype == seen[k].dtype for k in state)
+    assert (loaded.step, loaded.provenance()["molecules_seen"]) == (2, 16)
+    assert loaded.sample(3, 2, seed=0).positions.equal(run.sample(3, 2, seed=0).positions)
+    assert path.stat().st_size < 2.2 * sum(p.numel() for p in run.model.parameters()) + 50_000
+
+
+def test_a_card_says_how_the_weights_came_about(shipped, run, qm9):
+    card = releases.cards()["canon+GDM"]
+    assert card["recipe"]["name"] == "canon+GDM"
+    assert card["settings"]["batch_size"] == 8
+    assert card["data"]["sha256"] == qm9.sha256
+    assert {"hardware", "torch", "seconds", "step", "released", "canonkit", "weights_sha256"} <= card.keys()
+    assert card["evaluation"] == measured(run)
+    assert "70.0" in str(ck.pretrained())
+    assert "10 samples at 5 network evaluations" in ck.pretrained()._repr_html_()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(truncate, "not the file that its"), (flip_a_bit, "not the file that its"), (lambda p: p.unlink(), "is missing")],
+    ids=["truncated", "altered", "missing"],
+)
+def test_damaged_weights_are_refused(shipped, damage, message):
+    damage(shipped)
+    with pytest.raises(ValueError, match=message):
+        ck.load("canon+GDM")
+
+
+def test_damaged_and_foreign_cards_are_refused(shipped):
+    card = shipped.with_name("canon+GDM.card.json")
+    text = card.read_text()
+    card.write_text(text[:-10])
+    with pytest.raises(ValueError, match=r"canon\+GDM\.card\.json is damaged"):
+        ck.load("canon+GDM")
+    card.write_text(json.dumps(json.loads(text) | {"format": 99}))
+    with pytest.raises(ValueError, match="has format 99, this canonkit reads 1"):
+        ck.pretrained()
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(shipped):
+    with pytest.raises(ValueError, match=r"'GMD': choose from canon\+GDM"):
+        ck.load("GMD")
+
+
+def test_better_weights_replace_worse_ones_and_not_the_other_way_round(shipped, run):
+    releases.release(run, lambda r: measured(r, loss=0.4))
+    assert releases.cards()["canon+GDM"]["evaluation"]["validation_loss"] == 0.4
+    with pytest.raises(ValueError, match="are better: validation loss 0.40000 against 0.41000"):
+        releases.release(run, lambda r: measured(r, loss=0.41))
+    with pytest.raises(ValueError, match="no name for weights"):
+        releases.release(run, measured, "../elsewhere")
+    releases.release(run, measured, "another")
+    assert set(releases.cards()) == {"canon+GDM", "another"}
+
+
+def test_shipped_weights_fit_into_forty_megabytes():
+    assert sum(p.stat().st_size for p in releases.FOLDER.iterdir()) < 40e6
