@@ -1,0 +1,279 @@
+"""The notebooks run from top to bottom, by themselves and in JupyterLab, and ask for nothing from the network."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+from playwright.sync_api import sync_playwright
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+SMALL = {"CANONKIT_MINUTES": "0.05", "OMP_NUM_THREADS": "1"}
+VERSIONS = re.compile(r"^canonkit \S+, torch \S+, Python \S+, seed \d+$", re.M)
+OWN_PATH = re.compile(r"(?<![\w/.])/(root|work|home|tmp|Users)\b")
+LOCAL = ("127.0.0.1", "localhost")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox --disable-dev-shm-usage --disable-background-networking --disable-component-update --disable-sync "
+    "--disable-default-apps --disable-extensions --disable-domain-reliability --no-first-run --no-pings"
+).split()
+NOWHERE = "http://127.0.0.1:9"  # a proxy that does not answer
+PATIENCE = 600  # seconds a notebook may take
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.name for p in NOTEBOOKS])
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def shown(cell):
+    """The kinds of picture and table among a cell's outputs."""
+    return {kind for output in cell.outputs for kind in output.get("data", {})} & {"image/png", "text/html"}
+
+
+def pictures(notebook):
+    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+
+
+def complaints(notebook):
+    """Errors and whatever was printed to standard error."""
+    errors = [f"{o.ename}: {o.evalue}" for o in outputs(notebook) if o.output_type == "error"]
+    return errors + [o.text for o in outputs(notebook) if o.get("name") == "stderr"]
+
+
+def printed(cell):
+    return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+
+
+def words(notebook):
+    """All text that is saved beside the cells: outputs but for pictures, and the notebook's metadata."""
+    data = [{k: v for k, v in o.get("data", {}).items() if not k.startswith("image/")} for o in outputs(notebook)]
+    saved = [{**output, "data": d} for output, d in zip(outputs(notebook), data, strict=True)]
+    return json.dumps([saved, notebook.metadata]).replace(r"\n", " ")
+
+
+@pytest.fixture
+def jupyter(tmp_path, monkeypatch):
+    """Jupyter without the user's settings; everything it writes for itself goes to the test's folder."""
+    state = tmp_path / "jupyter"
+    state.mkdir()
+    for variable in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "JUPYTERLAB_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    for folder in ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTER_RUNTIME", "JUPYTERLAB_SETTINGS", "JUPYTERLAB_WORKSPACES"):
+        monkeypatch.setenv(f"{folder}_DIR", str(state / folder.lower()))
+    monkeypatch.setenv("IPYTHONDIR", str(state / "ipython"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    for variable, value in SMALL.items():
+        monkeypatch.setenv(variable, value)
+    kernel = Path(KernelSpecManager().get_kernel_spec("python3").resource_dir)
+    assert kernel.is_relative_to(sys.prefix), f"{kernel} is not of {sys.prefix}"
+    return state
+
+
+@pytest.fixture
+def room(tmp_path):
+    """A working folder for the notebooks."""
+    room = tmp_path / "notebooks"
+    room.mkdir()
+    return room
+
+
+@each_notebook
+def test_notebook_starts_with_budget_seed_and_versions(path):
+    notebook = nbformat.read(path, as_version=4)
+    first = code_cells(notebook)[0]
+    assert 'os.environ.get("CANONKIT_MINUTES"' in first.source
+    assert "torch.manual_seed(SEED)" in first.source
+    assert first.source.splitlines()[-1].startswith("print(")
+    for part in ("ck.__version__", "torch.__version__", "platform.python_version()", "{SEED}"):
+        assert part in first.source.splitlines()[-1]
+    if first.execution_count is not None:
+        assert VERSIONS.search(printed(first))
+
+
+@each_notebook
+def test_committed_outputs_hold_no_errors_and_no_paths_of_the_author(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert complaints(notebook) == []
+    assert OWN_PATH.findall(words(notebook)) == []
+
+
+@each_notebook
+def test_notebook_runs_with_small_settings(path, jupyter, room):
+    committed, notebook = (nbformat.read(path, as_version=4) for _ in range(2))
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    NotebookClient(notebook, timeout=300, allow_errors=True, resources={"metadata": {"path": str(room)}}).execute()
+    assert complaints(notebook) == []
+    assert VERSIONS.search(printed(code_cells(notebook)[0]))
+    for before, after in zip(code_cells(committed), code_cells(notebook), strict=True):
+        assert shown(before) <= shown(after), before.source
+    assert list(room.glob("runs/*/run.json"))
+
+
+@pytest.fixture
+def lab(jupyter, room):
+    """JupyterLab serving `room` on a free port: its address."""
+    settings = {
+        "notebook-extension/tracker": {"windowingMode": "none", "scrollPastEnd": False},  # no cell waits to be seen
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    }
+    for name, content in settings.items():
+        file = jupyter / "jupyterlab_settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(content))
+    options = "--no-browser --allow-root --ip=127.0.0.1 --port=0 --LabApp.extension_manager=readonly".split()
+    options += ["--IdentityProvider.token=", f"--ServerApp.root_dir={room}"]
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
+    environment = os.environ | proxies | dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(LOCAL))
+    log = jupyter / "server.log"
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            cwd=room,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield answering(server, jupyter / "jupyter_runtime", log)
+    finally:
+        server.terminate()  # it ends its kernels
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def answering(server, runtime, log, patience=180):
+    """The server's address, once it answers there."""
+    end = time.monotonic() + patience
+    while server.poll() is None and time.monotonic() < end:
+        for file in runtime.glob("jpserver-*.json"):
+            try:
+                url = json.loads(file.read_text())["url"]
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}api/status", timeout=30)
+                return url
+            except (ValueError, urllib.error.URLError):
+                pass
+        time.sleep(0.2)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A page of headless Chromium without network, and what went on in it."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.fail(f"no browser: install Chromium (e.g. apt install chromium), so that one of {BROWSERS} is found")
+    own = {f"XDG_{kind}_HOME": str(tmp_path / "browser" / kind.lower()) for kind in ("CONFIG", "CACHE", "DATA")}
+    outside, errors, console = [], [], []
+
+    def is_outside(url):
+        return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname not in LOCAL
+
+    def note(url):
+        if is_outside(url):
+            outside.append(url)
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=program,
+            env=os.environ | own,
+            # names outside do not resolve, whatever asks for them
+            args=[*FLAGS, "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"],
+        )
+        try:
+            context = chromium.new_context(viewport={"width": 1400, "height": 1000}, service_workers="block")
+            context.on("request", lambda request: note(request.url))
+            context.route(is_outside, lambda route: route.abort())
+            context.set_default_timeout(180_000)
+            page = context.new_page()
+            page.on("websocket", lambda socket: note(socket.url))
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.on("console", lambda m: console.append(m.text) if m.type == "error" else None)
+            yield SimpleNamespace(page=page, outside=outside, errors=errors, console=console)
+        finally:
+            chromium.close()
+
+
+FAULT = '[data-mime-type="application/vnd.jupyter.stderr"]'  # what JupyterLab draws on red: tracebacks and warnings
+# The toolbar's own sign says idle before there is a kernel; the status bar does not.
+READY = """cells => document.querySelectorAll(".jp-CodeCell .jp-InputArea-prompt").length === cells &&
+  document.querySelector("#jp-main-statusbar").innerText.includes("| Idle")"""
+FINISHED = """fault => {
+  const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputArea-prompt")].map(p => p.textContent.trim());
+  const halted = document.querySelector(`.jp-Dialog, ${fault}`);
+  return document.querySelector("#jp-main-statusbar").innerText.includes("| Idle") &&
+    (halted ? !prompts.includes("[*]:") : prompts.every(p => /^\\[\\d+\\]:$/.test(p)));
+}"""
+DRAWN = "images => images.filter(i => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 0).length"
+
+
+def run_all_cells(page, url, cells):
+    """Opens the notebook at `url`, runs it from the menu and waits until the kernel has done its `cells`."""
+    page.goto(url)
+    page.wait_for_function(READY, arg=cells)
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-item[data-command='runmenu:run-all']")
+    page.wait_for_function(FINISHED, arg=FAULT, polling=200, timeout=1000 * PATIENCE)
+    page.wait_for_timeout(2000)  # for outputs that draw themselves
+
+
+def take_screenshots(page, name, folder):
+    """The open notebook from top to bottom, one picture per screen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    panel = page.locator(".jp-NotebookPanel-notebook .jp-WindowedPanel-outer")
+    height, step = panel.evaluate("p => [p.scrollHeight, p.clientHeight]")
+    for k in range(-(-height // step)):
+        panel.evaluate("(p, top) => p.scrollTo(0, top)", k * step)
+        page.wait_for_timeout(300)
+        page.screenshot(path=folder / f"{name}-{k:02}.png")
+
+
+@pytest.mark.browser
+@each_notebook
+def test_notebook_runs_in_jupyterlab_without_network(path, lab, room, browser, tmp_path):
+    for file in NOTEBOOKS:
+        notebook = nbformat.read(file, as_version=4)
+        notebook.metadata.pop("widgets", None)
+        for cell in code_cells(notebook):
+            cell.outputs, cell.execution_count = [], None
+        nbformat.write(notebook, room / file.name)
+    committed = nbformat.read(path, as_version=4)
+    page = browser.page
+
+    try:
+        run_all_cells(page, f"{lab}lab/tree/{path.name}", cells=len(code_cells(committed)))
+    finally:
+        take_screenshots(page, path.stem, Path(os.environ.get("CANONKIT_SCREENSHOTS", tmp_path / "screenshots")))
+
+    assert page.locator(".jp-Dialog").all_inner_texts() == []
+    cells = page.locator(".jp-CodeCell .jp-OutputArea")
+    assert cells.locator(FAULT).all_inner_texts() == []
+    for text in ("Error displaying widget", "Loading widget"):
+        assert cells.get_by_text(text).count() == 0
+    assert cells.locator("img").evaluate_all(DRAWN) >= max(1, pictures(committed))
+    assert browser.outside == []
+    assert browser.errors == [], browser.console
