@@ -26,12 +26,13 @@ OTHER = "#b05fc4"
 
 
 class Picture(Figure):
-    """A Figure that a notebook shows by itself, without pyplot and its global state."""
+    """A Figure that a notebook shows by itself, without pyplot and its global state, at twice a screen's resolution."""
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> tuple[bytes, dict]:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=80)
-        return buffer.getvalue()
+        self.savefig(buffer, format="png", dpi=160)
+        width, height = (80 * self.get_size_inches()).round().astype(int).tolist()
+        return buffer.getvalue(), {"width": width, "height": height}
 
 
 def _figure(width: float, height: float) -> Picture:
@@ -86,7 +87,7 @@ def molecule_grid(
 def _draw(ax, x: np.ndarray, symbols: list[str], orders: np.ndarray, unstable: np.ndarray, inches_per_unit: float):
     """One molecule on one axis: bonds first from far to near, then atoms."""
     points = 72 * inches_per_unit  # per Å
-    depth = 1 + 0.08 * x[:, 2]  # perspective, mild
+    depth = 1 + 0.08 * x[:, 2].clip(-4, 4)  # perspective, mild
     i, j = np.nonzero(np.triu(orders))
     # Double and triple bonds as parallel lines, a little apart across the bond.
     segments, order_z = [], []
@@ -106,7 +107,7 @@ def _draw(ax, x: np.ndarray, symbols: list[str], orders: np.ndarray, unstable: n
         s=(2 * radius * points) ** 2,
         c=[COLOURS.get(symbols[k], OTHER) for k in near_last],
         edgecolors=["#d00000" if unstable[k] else "#222222" for k in near_last],
-        linewidths=[1.6 if unstable[k] else 0.5 for k in near_last],
+        linewidths=[min(1.6, 0.12 * points) if unstable[k] else min(0.5, 0.05 * points) for k in near_last],
         zorder=3,
     )
 
@@ -158,7 +159,7 @@ def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
         colour = f"C{k}"
         for ax, kind, key in ((left, "train", "loss"), (middle, "valid", "loss"), (right, "sample", "atom_stable")):
             entries = [e for e in log if e["kind"] == kind]
-            marker = "" if kind == "train" else "o"
+            marker = "o" if len(entries) == 1 or kind != "train" else ""
             seen, values = [e["molecules"] / 1000 for e in entries], [e[key] for e in entries]
             ax.plot(seen, values, marker=marker, markersize=3, linewidth=1, color=colour, label=name)
     for ax, title in ((left, "training loss"), (middle, "validation loss"), (right, "atom stability of samples")):
@@ -168,6 +169,10 @@ def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
     left.set_yscale("log")
     middle.set_yscale("log")
     right.set_ylim(0, 1)
+    for ax in (left, middle, right):
+        if not any(len(line.get_xdata()) for line in ax.lines):
+            ax.text(0.5, 0.5, "none yet", transform=ax.transAxes, ha="center", color="gray")
+            ax.set(xticks=(), yticks=())
     if any(logs.values()):
         left.legend(fontsize=8)
     return figure
@@ -183,6 +188,7 @@ def stability_steps(results: Mapping[str, Mapping[int, object]]) -> Figure:
             ax.plot(steps, [100 * getattr(by_steps[s], key) for s in steps], marker="o", markersize=3, label=name)
     for ax, title in ((atoms, "stable atoms (%)"), (molecules, "stable molecules (%)")):
         ax.set(xscale="log", xlabel="network evaluations", title=title)
+        ax.set_ylim(0, max(1.0, 1.05 * ax.get_ylim()[1]))
         ax.grid(alpha=0.3)
     atoms.legend(fontsize=8)
     return figure

@@ -54,7 +54,7 @@ class Settings:
         augment: act with a Haar rotation on every training molecule.
         precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
         seed: of initial weights, order and noise.
-        log_every, validate_every, sample_every: in steps; 0 for never.
+        log_every, validate_every, sample_every: in steps, and when the budget is spent; 0 for never.
         samples, sample_steps: molecules generated for the stability curve, and network evaluations for each.
     """
 
@@ -119,15 +119,20 @@ def hardware(device: torch.device) -> str:
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{name}, {torch.get_num_threads()} threads" + (" (mps)" if device.type == "mps" else "")
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}" + (" (mps)" if device.type == "mps" else "")
 
 
 def peak_memory(device: torch.device) -> int:
     """The most memory in bytes that this process has used so far, on a CUDA device what its tensors have."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    try:  # not ru_maxrss, which begins at the memory of the process that started this one
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 # -- the state of a run -----------------------------------------------------------------------------------------------
@@ -454,8 +459,11 @@ def train(
             if monitor is not None:
                 monitor(entries)
 
+        def finished() -> bool:
+            return is_finished({"step": state.step, "seconds": state.seconds}, steps, minutes)
+
         def due(every: int) -> bool:
-            return bool(every) and state.step % every == 0
+            return main and bool(every) and (state.step % every == 0 or finished())
 
         in_steps = steps is not None
         bar = tqdm(
@@ -467,10 +475,11 @@ def train(
             disable=not (progress and main),
         )
         sums: dict[str, Tensor] = {}
+        summed = 0
         saved = clock = time.monotonic()
         with _stop_on_signal() as stop, bar:
             for rows in batches.from_step(state.step):
-                stopping = stop.is_set() or is_finished({"step": state.step, "seconds": state.seconds}, steps, minutes)
+                stopping = finished() or stop.is_set()
                 if accelerator is not None:  # all processes stop at the same step
                     flag = torch.tensor(float(stopping), device=device)
                     stopping = bool(accelerator.reduce(flag, "max") > 0)
@@ -481,17 +490,18 @@ def train(
                 sums = {k: sums.get(k, 0) + v for k, v in values.items()}
                 now = time.monotonic()
                 state.seconds, clock = state.seconds + now - clock, now
-                if main and due(settings.log_every):
-                    means = {k: float(v) / settings.log_every for k, v in sums.items()}
-                    sums = {}
+                summed += 1
+                if due(settings.log_every):
+                    means = {k: float(v) / summed for k, v in sums.items()}
+                    sums, summed = {}, 0
                     if not means["loss"] < float("inf"):
                         where = f"the loss is {means['loss']} near step {state.step}"
                         raise FloatingPointError(f"{where}: train anew with a lower lr; {checkpoint} is from before")
                     log("train", means)
                     bar.set_postfix_str(f"step {state.step}, loss {means['loss']:.4f}", refresh=False)
-                if main and due(settings.validate_every):
+                if due(settings.validate_every):
                     log("valid", validate(state.ema, valid[:1024]))
-                if main and due(settings.sample_every):
+                if due(settings.sample_every):
                     found = stability(state.ema.sample(settings.samples, settings.sample_steps, seed=0))
                     shares = {"molecule_stable": found.molecule_stable, "atom_stable": found.atom_stable}
                     log("sample", shares | {"samples": settings.samples, "steps": settings.sample_steps})
@@ -528,7 +538,8 @@ def _announce(cost: Cost, state: State, minutes, steps, per_epoch: int, device: 
     seconds = max(0.0, min(left))
     total = state.step + seconds * cost.steps_per_second
     print(
-        f"{hardware(device)}, {'bfloat16 pairs' if fast else 'float32'}: {cost.steps_per_second:.2f} steps per second, "
-        f"{cost.molecules_per_second:,.0f} molecules per second, peak memory {cost.peak_memory_gb:.1f} GB; "
-        f"{seconds / 60:.1f} minutes to go, to about step {total:,.0f} ({total / per_epoch:.2f} epochs)"
+        f"{hardware(device)}, {'bfloat16' if fast else 'float32'}: {cost.steps_per_second:.2f} steps per second, "
+        f"{cost.molecules_per_second:,.0f} molecules per second\n"
+        f"{seconds / 60:.2g} minutes to go, to about step {total:,.0f} ({total / per_epoch:.2g} epochs); "
+        f"peak memory of this process {cost.peak_memory_gb:.1f} GB"
     )

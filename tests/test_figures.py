@@ -14,7 +14,7 @@ from canonkit.widgets.monitor import Monitor
 
 
 def pixels(figure):
-    return np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("RGB")).astype(int)
+    return np.asarray(Image.open(io.BytesIO(figure._repr_png_()[0])).convert("RGB")).astype(int)
 
 
 def coloured(image, colour, within=40):

@@ -12,7 +12,7 @@ from canonkit.recipes import train_recipe
 @pytest.fixture(scope="module")
 def run(qm9, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    return train_recipe("canon+GDM", out, steps=2, data=qm9, progress=False, device="cpu", batch_size=8)
+    return train_recipe("canon+GDM", out, steps=2, data=qm9, progress=False, device="cpu", batch_size=8, sample_every=0)
 
 
 def measured(run, loss=0.5):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,23 @@ def test_a_recipe_is_trained_found_again_and_sampled(qm9, tmp_path):
     one, two = (again.sample(6, 4, seed=3).positions for _ in range(2))
     assert torch.equal(one, two)
     assert json.loads((tmp_path / "run.json").read_text())["data"]["sha256"] == qm9.sha256
+
+
+def test_a_run_ends_with_a_measurement_however_short_it_is(qm9, tmp_path):
+    small_train(qm9, tmp_path, steps=3)
+    assert [(e["kind"], e["step"]) for e in read_log(tmp_path)] == [("train", 3), ("valid", 3), ("sample", 3)]
+
+
+def test_logged_losses_are_means_also_after_a_resumption(qm9, tmp_path):
+    small_train(qm9, tmp_path / "by one", steps=10, settings=replace(SMALL, log_every=1))
+    each = {e["step"]: e["loss"] for e in read_log(tmp_path / "by one") if e["kind"] == "train"}
+    for steps in (7, 10):
+        small_train(qm9, tmp_path / "by five", steps=steps, resume=True)
+    for entry in read_log(tmp_path / "by five"):
+        if entry["kind"] == "train":
+            begin = {5: 1, 7: 6, 10: 8}[entry["step"]]
+            expected = sum(each[k] for k in range(begin, entry["step"] + 1)) / (entry["step"] + 1 - begin)
+            assert entry["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_sampling_draws_sizes_from_the_training_set_and_keeps_their_order(qm9):

@@ -1,4 +1,4 @@
-"""How much faster: both formulations with the same weights on the same molecules, alternating in one process.
+"""How much faster: both formulations with the same weights on the same molecules, alternating in one process per case.
 
 Repetition r takes a batch of QM9 molecules of one length, the (r + 1/2)/R quantile of QM9's lengths: the plain form
 gets them padded to 29 atoms as its authors do, ours as it trains, unpadded. Seconds are medians over repetitions. Peak
@@ -45,13 +45,25 @@ def bench_qm9(repeat: int = 5, *, batches=BATCHES, networks=NETWORKS, progress: 
         raise ValueError(f"repeat {repeat} is below 1")
     if unknown := [n for n in networks if n not in NETWORKS]:
         raise ValueError(f"no network is called {unknown[0]!r}: choose from {', '.join(NETWORKS)}")
-    qm9, device = load_qm9(progress=progress), best_device()
+    load_qm9(progress=progress)  # into the cache
+    device = best_device()
     jobs = [(n, b, k) for n in networks for b in batches for k in KINDS]
     rates = {dtype: _matmul_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     rows = []
     for job in tqdm(jobs, desc="bench", unit="case", disable=not progress):
-        rows.append(_measure(*job, repeat, qm9, device, rates, growth=job[1] == min(batches)))
+        rows.append(_alone(_measure, *job, repeat, device, rates, job[1] == min(batches)))
     return rows
+
+
+def _alone(function: Callable, *arguments):
+    """function(*arguments) in a new process, so that nothing an earlier case left in the allocator matters."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_with_threads, torch.get_num_threads(), function, *arguments).result()
+
+
+def _with_threads(threads: int, function: Callable, *arguments):
+    torch.set_num_threads(threads)
+    return function(*arguments)
 
 
 def describe(rows: list[dict]) -> str:
@@ -123,8 +135,8 @@ class Case:
         return time.perf_counter() - start
 
 
-def _measure(name, batch, what, repeat, qm9, device, rates, growth) -> dict:
-    case = Case(name, device)
+def _measure(name, batch, what, repeat, device, rates, growth) -> dict:
+    case, qm9 = Case(name, device), load_qm9(progress=False)
     fast = torch.bfloat16 if native_bfloat16(device) and name != "MC-EGNN" else None
     times = {"reference": [], "ours": [], "float32": []}
     for r in range(-1, repeat):  # the first time warms up
@@ -207,14 +219,11 @@ def _peak_mb(case: Case, what: str, side: str, qm9: QM9, batch: int) -> float:
     if side == "reference":
         batches = [x.pad(LONGEST) for x in batches]
     dtype = case.net.fast_dtype if side == "ours" else None
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        arguments = (case.name, case.device, dtype, what, side, batches, torch.get_num_threads())
-        return pool.submit(_call_twice, *arguments).result() / 1e6
+    return _alone(_call_twice, case.name, case.device, dtype, what, side, batches) / 1e6
 
 
-def _call_twice(name, device, dtype, what, side, batches, threads) -> int:
+def _call_twice(name, device, dtype, what, side, batches) -> int:
     """Bytes that the second call needs beyond the first, one molecule's, which loads what is loaded once."""
-    torch.set_num_threads(threads)
     case = Case(name, device)
     case.net.fast_dtype = dtype
     peaks = []

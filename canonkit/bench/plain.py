@@ -27,7 +27,8 @@ class Edges:
 
     def sum(self, m: Tensor) -> Tensor:
         """sum_j m_ij, (E, ...) -> (B N, ...)."""
-        return m.new_zeros(len(self.nodes), *m.shape[1:]).index_add_(0, self.i, m)
+        index = self.i.view(-1, *[1] * (m.ndim - 1)).expand_as(m)
+        return m.new_zeros(len(self.nodes), *m.shape[1:]).scatter_add_(0, index, m)
 
 
 def _message(mlp: PairMLP, h: Tensor, e: Tensor | None, edges: Edges) -> Tensor:

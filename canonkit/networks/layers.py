@@ -78,11 +78,23 @@ class PairMLP(nn.Module):
 
 
 def _hidden(p: Tensor, q: Tensor, e: Tensor, w_e: Tensor) -> Tensor:
-    """silu(p_i + q_j + C e_ij); C e_ij is computed in e's dtype, since squared distances need their digits."""
+    """silu(p_i + q_j + C e_ij)."""
     y = p[:, :, None] + q[:, None]
     if e.shape[-1]:
-        y = y + linear(e, w_e).to(y.dtype)
-    return silu(y)
+        if e.dtype != y.dtype:
+            e, w_e = _split(e, w_e, y.dtype)
+        add = Tensor.addmm if torch.is_grad_enabled() else Tensor.addmm_
+        y = add(y.flatten(0, 2), e.flatten(0, 2), w_e.mT).view_as(y)
+    return silu(y, inplace=not torch.is_grad_enabled())
+
+
+def _split(e: Tensor, w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Factors in `dtype` whose product is e w^T with twice the digits, which squared distances need.
+
+    e = high + low and w = high + low, each rounded to `dtype`; the product of the two lows is dropped.
+    """
+    (e_high, e_low), (w_high, w_low) = ((high := x.to(dtype), (x - high.to(x.dtype)).to(dtype)) for x in (e, w))
+    return torch.cat([e_high, e_low, e_high], dim=-1), torch.cat([w_high, w_high, w_low], dim=-1)
 
 
 class _Pairs(torch.autograd.Function):
@@ -91,11 +103,11 @@ class _Pairs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, reduce, keep, count, *tensors):
         batched, (w_e, weight, bias, *shared) = tensors[:count], tensors[count:]
-        dtype = batched[0].dtype
+        weight, bias, *shared = (x.to(batched[0].dtype) for x in (weight, bias, *shared))
         kept, results = [], []
         for rows in _chunks(batched[0]):
             p, q, e, *rest = (x[rows] for x in batched)
-            u = linear_as(_hidden(p, q, e, w_e), weight, bias, dtype)
+            u = linear(_hidden(p, q, e, w_e), weight, bias)
             if keep:
                 kept.append(u)
             results.append(reduce(silu(u, inplace=not keep), *rest, *shared))
