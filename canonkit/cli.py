@@ -157,13 +157,13 @@ def evaluate(
     """Stability, validity, uniqueness, novelty by EDM's protocol; for a model also its validation loss and NLL bound.
     What was measured of a run is kept with its provenance in the run's evaluation.json."""
     from canonkit.data.qm9 import load_qm9
-    from canonkit.formats import read
+    from canonkit.formats import SUFFIXES, read
     from canonkit.metrics import evaluate as score
     from canonkit.metrics import known_smiles
     from canonkit.results import evaluate_run, save_evaluation
 
     show = not as_json
-    if source == "qm9" or Path(source).is_file():
+    if source == "qm9" or Path(source).suffix.lower() in SUFFIXES:
         qm9 = load_qm9(progress=show)
         molecules = qm9.molecules if source == "qm9" else read(source)
         scores = score(molecules, known_smiles(qm9.part("train"), progress=show), progress=show)
@@ -241,9 +241,14 @@ def release(
 def _run(source: str):
     """A run by the folder it lives in or the name of shipped weights."""
     from canonkit.recipes import load_run
-    from canonkit.releases import load
+    from canonkit.releases import cards, load
 
-    return load_run(source) if Path(source).is_dir() or "/" in source else load(source)
+    if Path(source).is_dir():
+        return load_run(source)
+    if source not in cards():
+        names = ", ".join(cards()) or "none yet"
+        raise ValueError(f"{source} is neither a run's folder nor the name of trained weights ({names})")
+    return load(source)
 
 
 def _known_data(name: str) -> None:

@@ -112,7 +112,8 @@ def test_evaluate_reads_npz_with_numbers_and_positions(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluate", "nowhere"], "nowhere holds no run"),
+        (["evaluate", "nowhere"], "nowhere is neither a run's folder nor the name of trained weights"),
+        (["evaluate", "nothing.xyz"], "there is no file nothing.xyz"),
         (["train", "GMD", "--out", "x"], "no recipe is called 'GMD'"),
         (["certify", "frames"], "choose from identity, inertial, frame"),
         (["data", "qm10"], "choose qm9"),

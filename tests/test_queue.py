@@ -21,18 +21,18 @@ folder = "{folder}"
 at_once = 2
 [[run]]
 recipe = "GDM"
-steps = 6
-set = {{ batch_size = 16, validate_every = 4, sample_every = 0, precision = "float32" }}
+steps = 90
+set = {{ batch_size = 32, validate_every = 50, sample_every = 0, precision = "float32" }}
 [[run]]
 recipe = "inertial+GDM"
-steps = 5
-set = {{ batch_size = 16, sample_every = 5, samples = 2, sample_steps = 3, precision = "float32" }}
+steps = 60
+set = {{ batch_size = 32, sample_every = 50, samples = 2, sample_steps = 3, precision = "float32" }}
 [[run]]
 recipe = "EDM"
 name = "the equivariant one"
 seed = 3
-steps = 4
-set = {{ batch_size = 8, sample_every = 0, precision = "float32" }}
+steps = 45
+set = {{ batch_size = 16, sample_every = 0, precision = "float32" }}
 """
 
 
@@ -57,16 +57,16 @@ def test_a_queue_killed_five_times_ends_with_the_same_weights(qm9, tmp_path):
     rows = json.loads(process.communicate(timeout=300)[0])
     assert process.returncode == 0
     assert [(r["run"], r["state"], r["step"]) for r in rows] == [
-        ("GDM-laptop-0", "done", 6),
-        ("inertial+GDM-laptop-0", "done", 5),
-        ("the equivariant one", "done", 4),
+        ("GDM-laptop-0", "done", 90),
+        ("inertial+GDM-laptop-0", "done", 60),
+        ("the equivariant one", "done", 45),
     ]
     killed = write_queue(tmp_path / "killed.toml", "killed")
     chance = random.Random(0)
     for _ in range(5):
         process = work_off(killed)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=chance.uniform(4, 9))
+            process.wait(timeout=chance.uniform(2.5, 4.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert work_off(killed).wait(timeout=300) == 0

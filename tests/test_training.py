@@ -163,8 +163,8 @@ def test_clipping_follows_the_last_fifty_norms():
         seen.append(min(norm, allowed))
 
 
-def test_the_same_seed_gives_all_rows_the_same_initial_network():
-    states = [recipes.recipe(n).build(torch.ones(30)).network.state_dict() for n in recipes.SYSTEMS]
+def test_the_same_seed_gives_all_rows_of_gdm_the_same_initial_network():
+    states = [recipes.recipe(n).build(torch.ones(30)).network.state_dict() for n in recipes.SYSTEMS if n != "EDM"]
     assert all(torch.equal(s[k], states[0][k]) for s in states for k in s)
 
 
