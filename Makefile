@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null && echo $$p && break; done)
 
+# In a container one is often root, which Jupyter wants to be told.
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
 .PHONY: lab test lint clean
 
 lab: $(VENV)/.done
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab $(ROOT) notebooks
 
 test: $(VENV)/.done
 	$(BIN)/ruff check .
