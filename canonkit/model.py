@@ -11,7 +11,6 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.groups import haar_rotations
@@ -92,6 +91,8 @@ class OrbitModel(nn.Module):
             batch_size: molecules at a time, grouped by length; by default as many as an estimate of the memory allows.
             progress: show a bar with the time left.
         """
+        from tqdm.auto import tqdm
+
         device = self.size_counts.device
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)

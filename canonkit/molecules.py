@@ -175,6 +175,13 @@ class Molecules:
         return table[self.types] * self.mask
 
     @property
+    def padding(self) -> Tensor | None:
+        """The mask, or None where nothing is padded. While a CUDA graph is captured nobody can look: then the mask."""
+        if self.mask.is_cuda and torch.cuda.is_current_stream_capturing():
+            return self.mask
+        return None if bool(self.mask.all()) else self.mask
+
+    @property
     def device(self) -> torch.device:
         return self.positions.device
 

@@ -28,10 +28,7 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from canonkit.data.batches import LengthBatches
 from canonkit.files import replacing
@@ -157,6 +154,8 @@ class State:
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint, whole or not at all, and keeps the one before it as previous.safetensors."""
+        from safetensors.torch import save_file
+
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema/{k}": v for k, v in self.ema.state_dict().items()}
         for k, state in self.optimizer.state_dict()["state"].items():
@@ -171,6 +170,8 @@ class State:
 
     def restore(self, path: Path) -> bool:
         """Continues from the checkpoint at `path`, or the one before where that is damaged; False if there is none."""
+        from safetensors import SafetensorError
+
         for candidate in (path, path.with_name("previous.safetensors")):
             try:
                 tensors, counters = _read_checkpoint(candidate)
@@ -195,6 +196,8 @@ class State:
 
 
 def _read_checkpoint(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
+    from safetensors import safe_open
+
     with safe_open(path, framework="pt") as file:
         names = [k for k in file.keys() if k.startswith(prefix)]  # noqa: SIM118 (not a dict)
         return {k: file.get_tensor(k) for k in names}, json.loads(file.metadata()["counters"])
@@ -206,6 +209,8 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _readable_checkpoint(folder: Path, prefix: str) -> tuple[dict[str, Tensor], dict] | None:
     """Tensors and counters of a run's newest checkpoint that can be read, None where there is none."""
+    from safetensors import SafetensorError
+
     for name in ("checkpoint.safetensors", "previous.safetensors"):
         with suppress(FileNotFoundError, SafetensorError):
             return _read_checkpoint(folder / name, prefix)
@@ -413,6 +418,8 @@ def train(
         ValueError: no budget; or the run in `out` was started with other settings.
         FloatingPointError: the loss is no longer finite; the last good checkpoint stays.
     """
+    from tqdm.auto import tqdm
+
     if minutes is None and steps is None:
         raise ValueError("give a budget: minutes or steps")
     out = Path(out)

@@ -41,8 +41,7 @@ class Frame(Canonicalizer):
         if len(centred.elements) > n_types:
             raise ValueError(f"the frame knows {n_types} element types, the molecules have {centred.elements}")
         h = torch.nn.functional.one_hot(centred.types, n_types).to(x.dtype)
-        full = bool(centred.mask.all())
-        h, vectors = self.egnn(h, x, None if full else centred.mask)  # (B, N, W), (B, N, 3, C)
+        h, vectors = self.egnn(h, x, centred.padding)  # (B, N, W), (B, N, 3, C)
         n = centred.sizes.clamp(min=1).to(x.dtype)[:, None, None]
         real = centred.mask[..., None].to(x.dtype)
         raw = self.weights(h) * real

@@ -15,10 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from canonkit.files import cache_folder, replacing
 from canonkit.molecules import ATOMIC_NUMBERS, ELEMENTS, Molecules
@@ -73,6 +70,8 @@ def load_qm9(path: str | Path | None = None, *, progress: bool = True) -> QM9:
         ValueError: wrong count, truncated file, unknown element, NaN or coinciding atoms; the cache stays as it was.
         FileNotFoundError: qm9pack or the named file is missing.
     """
+    from safetensors.torch import save_file
+
     if path is None:
         cache, parse = cache_folder() / "qm9.safetensors", _parse_qm9pack
     else:
@@ -101,6 +100,8 @@ def load_qm9(path: str | Path | None = None, *, progress: bool = True) -> QM9:
 
 def _load_cache(path: Path, expected: str | None) -> dict[str, Tensor] | None:
     """The cached tensors, or None where there are none or the file is damaged (it is then made anew)."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
@@ -158,6 +159,8 @@ def _ragged(positions: list, numbers: list, index: list) -> dict[str, Tensor]:
 
 
 def _parse_qm9pack(progress: bool) -> dict[str, Tensor]:
+    from tqdm.auto import tqdm
+
     # The package is not imported: it needs pkg_resources, which setuptools no longer has.
     try:
         files = [f.locate() for f in metadata.files("qm9pack") or () if f.match("qm9pack/data/qm9_part*.csv")]
@@ -191,6 +194,7 @@ def _parse_qm9pack(progress: bool) -> dict[str, Tensor]:
 def _parse_sdf(path: Path, progress: bool) -> dict[str, Tensor]:
     """gdb9.sdf: 133,885 records titled gdb_1, gdb_2, ...; the uncharacterised ones are left out by number."""
     from rdkit import Chem, rdBase
+    from tqdm.auto import tqdm
 
     kept = set(load_qm9(progress=progress).index.tolist())
     positions, numbers, index = [], [], []

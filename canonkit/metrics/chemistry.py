@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tqdm.auto import tqdm
-
 from canonkit.files import cache_folder, replacing
 from canonkit.formats import to_rdkit
 from canonkit.metrics.stability import bond_orders
@@ -41,6 +39,7 @@ class Chemistry:
 def smiles_of(molecules: Molecules, *, progress: bool = False) -> tuple[list[str | None], Counter]:
     """Canonical SMILES of each molecule's largest fragment, None where RDKit refuses; and its complaints, counted."""
     from rdkit import Chem, rdBase
+    from tqdm.auto import tqdm
 
     smiles, problems = [], Counter()
     size = 1024

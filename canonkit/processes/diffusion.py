@@ -72,12 +72,15 @@ class Diffusion(nn.Module):
         gamma = polynomial_schedule() if gamma is None else gamma.double()
         # Kept in float64 whatever dtype the model is moved to: alpha near 0 and sigma near 0 need it.
         self.gamma = gamma
+        self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
         self.T = len(gamma) - 1
 
     def _alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        gamma = self.gamma[t.cpu()]
+        key = like.device, like.dtype
+        if key not in self._tables:  # where the data is, so that looking t up does not wait for the device
+            self._tables[key] = tuple(torch.sigmoid(s * self.gamma).sqrt().to(*key) for s in (-1, 1))
         shape = (-1, *[1] * (like.ndim - 1))
-        return tuple(torch.sigmoid(s * gamma).sqrt().to(like).view(shape) for s in (-1, 1))
+        return tuple(table[t.to(like.device)].view(shape) for table in self._tables[key])
 
     def _predict(self, network: Network, z: Tensor, t: Tensor, mask: Tensor | None) -> Tensor:
         return self.space.project(network(z, (t / self.T).to(z.device), mask).to(z.dtype), mask)

@@ -90,7 +90,7 @@ class MoleculeSpace(Euclidean):
         z = torch.cat(
             [x.positions, one_hot.to(x.positions), (x.numbers / self.CHARGE_SCALE)[..., None].to(x.positions)], -1
         )
-        mask = None if bool(x.mask.all()) else x.mask
+        mask = x.padding
         return self.project(z if mask is None else z * mask[..., None], mask), mask
 
     def decode(self, z: Tensor, mask: Tensor | None) -> Molecules:
