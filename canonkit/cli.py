@@ -36,6 +36,7 @@ def _print(result: dict | list, text: object, as_json: bool) -> None:
 def data(
     name: Annotated[str, typer.Argument(help="qm9")],
     path: Annotated[Path | None, typer.Option(help="Your own gdb9.sdf or PyG data_v3.pt instead.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Also write one .npz file for `python -m canonkit.hour`.")] = None,
     as_json: Json = False,
 ) -> None:
     """Prepares a data set and says what is in it."""
@@ -43,6 +44,10 @@ def data(
     from canonkit.data.qm9 import load_qm9
 
     qm9 = load_qm9(path)
+    if file is not None:
+        from canonkit.hour import save_data
+
+        save_data(qm9, file)
     split = {part: len(rows) for part, rows in qm9.split.items()}
     atoms = int(qm9.molecules.mask.sum())
     result = {"molecules": len(qm9.molecules), "atoms": atoms, "split": split, "sha256": qm9.sha256}

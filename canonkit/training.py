@@ -132,6 +132,17 @@ def peak_memory(device: torch.device) -> int:
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def matmul_rate(device: torch.device, dtype: torch.dtype, n: int = 2048) -> float:
+    """Floating-point operations per second of a square matrix product, best of five."""
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        float((a @ a)[0, 0])  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 / min(seconds[1:])
+
+
 # -- the state of a run -----------------------------------------------------------------------------------------------
 
 
@@ -180,10 +191,10 @@ class State:
             except SafetensorError as error:
                 print(f"{candidate} is damaged ({error}): trying the checkpoint before it")
                 continue
-            self.model.load_state_dict(_part(tensors, "model/"))
-            self.ema.load_state_dict(_part(tensors, "ema/"))
+            self.model.load_state_dict(strip_prefix(tensors, "model/"))
+            self.ema.load_state_dict(strip_prefix(tensors, "ema/"))
             states: dict[int, dict[str, Tensor]] = {}
-            for key, v in _part(tensors, "optimizer/").items():
+            for key, v in strip_prefix(tensors, "optimizer/").items():
                 k, name = key.split("/")
                 states.setdefault(int(k), {})[name] = v
             self.optimizer.load_state_dict(
@@ -196,6 +207,9 @@ class State:
 
 
 def _read_checkpoint(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
+    if path.suffix == ".pt":  # of canonkit.hour
+        saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        return {k: v for k, v in saved["tensors"].items() if k.startswith(prefix)}, saved["counters"]
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -203,7 +217,8 @@ def _read_checkpoint(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], d
         return {k: file.get_tensor(k) for k in names}, json.loads(file.metadata()["counters"])
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
@@ -211,7 +226,7 @@ def _readable_checkpoint(folder: Path, prefix: str) -> tuple[dict[str, Tensor], 
     """Tensors and counters of a run's newest checkpoint that can be read, None where there is none."""
     from safetensors import SafetensorError
 
-    for name in ("checkpoint.safetensors", "previous.safetensors"):
+    for name in ("checkpoint.safetensors", "previous.safetensors", "checkpoint.pt", "averaged.pt"):
         with suppress(FileNotFoundError, SafetensorError):
             return _read_checkpoint(folder / name, prefix)
     return None
@@ -228,7 +243,7 @@ def load_averaged(model: OrbitModel, folder: str | Path) -> dict:
         raise FileNotFoundError(
             f"{folder} holds no readable checkpoint: train there first, `canonkit train ... --out {folder}`"
         )
-    model.load_state_dict(_part(found[0], "ema/"))
+    model.load_state_dict(strip_prefix(found[0], "ema/"))
     return found[1]
 
 
@@ -334,7 +349,7 @@ def measure_cost(state: State, data: Molecules, batches: LengthBatches, settings
 
 
 @contextmanager
-def _locked(out: Path, patience: float = 60.0) -> Iterator[None]:
+def locked_folder(out: Path, patience: float = 60.0) -> Iterator[None]:
     """Holds a run's folder, so that two processes never train the same run; a kill lets go of it.
 
     Raises:
@@ -438,9 +453,9 @@ def train(
     model.to(device).train()
     model.network.fast_dtype = torch.bfloat16 if fast else None
 
-    with _locked(out) if main else nullcontext():
+    with locked_folder(out) if main else nullcontext():
         about = {"settings": asdict(settings), **(describe or {})}
-        _claim(out, about, {"steps": steps, "minutes": minutes}, resume, main, hardware(device))
+        claim_folder(out, about, {"steps": steps, "minutes": minutes}, resume, main, hardware(device))
         state = State(model, settings)
         checkpoint = out / "checkpoint.safetensors"
         if resume:
@@ -522,7 +537,7 @@ def train(
         return state.ema
 
 
-def _claim(out: Path, about: dict, budget: dict, resume: bool, main: bool, machine: str) -> None:
+def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool, machine: str) -> None:
     """Writes run.json, or checks that the run there is the one to continue and notes its new budget."""
     path = out / "run.json"
     card = about | {"hardware": machine, "torch": torch.__version__, "started": time.strftime("%Y-%m-%d")}

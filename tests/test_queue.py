@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import canonkit as ck
 from canonkit.queue import read_queue
 from canonkit.recipes import train_recipe
-from canonkit.training import _locked, is_training, read_counters
+from canonkit.training import is_training, locked_folder, read_counters
 
 QUEUE = """
 folder = "{folder}"
@@ -111,9 +111,9 @@ def test_a_failing_run_is_named_and_the_others_are_trained(tmp_path):
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
-    with _locked(tmp_path):
+    with locked_folder(tmp_path):
         assert is_training(tmp_path)
-        with pytest.raises(FileExistsError, match="by another process"), _locked(tmp_path, patience=0.1):
+        with pytest.raises(FileExistsError, match="by another process"), locked_folder(tmp_path, patience=0.1):
             pass
     assert not is_training(tmp_path)
 

@@ -24,7 +24,7 @@ from canonkit.molecules import Molecules
 from canonkit.networks import EGNN, GNN, MCEGNN
 from canonkit.processes import MoleculeSpace
 from canonkit.tables import text_table
-from canonkit.training import best_device, hardware, native_bfloat16, peak_memory
+from canonkit.training import best_device, hardware, matmul_rate, native_bfloat16, peak_memory
 
 NETWORKS = ("GDM", "EDM", "MC-EGNN")
 BATCHES = (16, 64)
@@ -48,7 +48,7 @@ def bench_qm9(repeat: int = 5, *, batches=BATCHES, networks=NETWORKS, progress: 
     load_qm9(progress=progress)  # into the cache
     device = best_device()
     jobs = [(n, b, k) for n in networks for b in batches for k in KINDS]
-    rates = {dtype: _matmul_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    rates = {dtype: matmul_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     rows = []
     for job in tqdm(jobs, desc="bench", unit="case", disable=not progress):
         rows.append(_alone(_measure, *job, repeat, device, rates, job[1] == min(batches)))
@@ -200,17 +200,6 @@ def _seconds_at(case: Case, atoms: int, batch: int) -> float:
     molecules = Molecules(x, torch.ones(batch, atoms, dtype=torch.long), torch.ones(batch, atoms, dtype=torch.bool))
     inputs = case.inputs(molecules)
     return min(case.seconds("evaluation", case.ours, inputs) for _ in range(3)) / batch
-
-
-def _matmul_rate(device: torch.device, dtype: torch.dtype, n: int = 2048) -> float:
-    """Floating-point operations per second of a square matrix product, best of five."""
-    a = torch.randn(n, n, device=device, dtype=dtype)
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        float((a @ a)[0, 0])  # waits for the device
-        seconds.append(time.perf_counter() - start)
-    return 2 * n**3 / min(seconds[1:])
 
 
 def _peak_mb(case: Case, what: str, side: str, qm9: QM9, batch: int) -> float:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-CHUNK = {"cpu": 2**20}  # entries of a pair tensor worked on at a time; on other devices WHOLE
-WHOLE = 2**28
+CHUNK = 2**20  # entries of a pair tensor worked on at a time
 
 
 def linear_as(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -72,6 +71,9 @@ class PairMLP(nn.Module):
         w_i, w_j, w_e = self.first.weight.tensor_split([self.width, 2 * self.width], dim=1)
         p, q = linear_as(h, w_i, self.first.bias, dtype), linear_as(h, w_j, None, dtype)
         e = h.new_empty(*p.shape[:2], p.shape[1], 0) if e is None else e
+        if h.is_cuda:  # memory is plentiful there, and few large kernels are faster than many small ones
+            m = silu(linear_as(_hidden(p, q, e, w_e), self.second.weight, self.second.bias, dtype))
+            return reduce(m, *batched, *shared)
         batched = (p, q, e, *batched)
         shared = (w_e, self.second.weight, self.second.bias, *shared)
         return _Pairs.apply(reduce, torch.is_grad_enabled(), len(batched), *batched, *shared)
@@ -145,7 +147,7 @@ class _Pairs(torch.autograd.Function):
 
 def _chunks(p: Tensor) -> list[slice]:
     B, N, W = p.shape
-    size = max(1, CHUNK.get(p.device.type, WHOLE) // (N * N * W))
+    size = max(1, CHUNK // (N * N * W))
     return [slice(k, k + size) for k in range(0, B, size)]
 
 
