@@ -25,13 +25,13 @@ def test_both_formulations_compute_the_same(sample, name):
 
 
 def test_bench_has_a_row_per_case_with_speed_memory_and_error():
-    rows = bench_qm9(1, batches=(2,), networks=("MC-EGNN",), progress=False)
-    assert [(r["network"], r["batch"], r["what"]) for r in rows] == [("MC-EGNN", 2, k) for k in KINDS]
+    rows = bench_qm9(1, batches=(16,), networks=("MC-EGNN",), progress=False)
+    assert [(r["network"], r["batch"], r["what"]) for r in rows] == [("MC-EGNN", 16, k) for k in KINDS]
     for row in rows:
         assert row.keys() >= SPEED
         assert row["ratio"] == pytest.approx(row["reference_s"] / row["ours_s"])
         assert 0 < row["floor_s"] < row["ours_s"]
-        assert row["reference_mb"] >= row["ours_mb"] >= 0
+        assert row["reference_mb"] > row["ours_mb"] > 0
         assert 0 < row["error"] < 1e-5
     assert "MC-EGNN" in describe(rows)
 

@@ -7,6 +7,7 @@ import pytest
 import canonkit as ck
 from canonkit import releases
 from canonkit.recipes import train_recipe
+from canonkit.training import validate
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,15 @@ def test_better_weights_replace_worse_ones_and_not_the_other_way_round(shipped, 
         releases.release(run, measured, "../elsewhere")
     releases.release(run, measured, "another")
     assert set(releases.cards()) == {"canon+GDM", "another"}
+
+
+@pytest.mark.parametrize("name", releases.cards())
+def test_shipped_weights_have_the_validation_loss_that_their_card_states(qm9, name):
+    card, run = releases.cards()[name], ck.load(name)
+    assert card["data"]["sha256"] == qm9.sha256
+    # Molecules and noise are those of the card: what remains is rounding on another machine.
+    measured = validate(run.model, qm9.part("valid")[:5000])["loss"]
+    assert measured == pytest.approx(card["evaluation"]["validation_loss"], rel=1e-3)
 
 
 def test_shipped_weights_fit_into_forty_megabytes():
