@@ -17,14 +17,12 @@ import argparse
 import copy
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import canonkit
 from canonkit.files import replacing
 from canonkit.groups import haar_rotations
 from canonkit.model import OrbitModel
@@ -33,10 +31,11 @@ from canonkit.recipes import SCALES, SYSTEMS, recipe
 from canonkit.training import (
     best_device,
     claim_folder,
+    fast_dtype,
     hardware,
     locked_folder,
     matmul_rate,
-    native_bfloat16,
+    named_tensors,
     strip_prefix,
     validate,
 )
@@ -199,11 +198,8 @@ class Stepper:
 
     def state(self) -> dict[str, Tensor]:
         """All that changes, as tensors by name, as `canonkit.training.State` names them."""
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema/{k}": v for k, v in self.averaged.state_dict().items()}
-        for k, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{k}/{name}": v for name, v in state.items()}
-        return {k: v.detach().cpu().clone() for k, v in (tensors | {"clip": self.norms, "count": self.count}).items()}
+        more = {"clip": self.norms, "count": self.count}
+        return named_tensors(self.model, self.averaged, self.optimizer, more)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Continues from what `state` gave; in place, so that recorded graphs stay valid."""
@@ -269,16 +265,12 @@ def train_for(
     counts = torch.bincount(train.sizes, minlength=LENGTHS[-1] + 1)
     saved = torch.load(out / "checkpoint.pt", weights_only=True) if resume else None
     before = saved["counters"] if resume else {"step": 0, "seconds": 0.0}
-    about = {"settings": asdict(settings), "recipe": asdict(chosen) | {"settings": None}}
-    about |= {"data": {"name": "QM9", "sha256": sha256, "train": len(train)}}
-    about |= {"canonkit": canonkit.__version__, "size_counts": counts.tolist()}
     with locked_folder(out):
         budget = {"steps": None, "minutes": minutes + before["seconds"] / 60}
-        claim_folder(out, about, budget, resume, True, hardware(device))
+        claim_folder(out, chosen.card(sha256, len(train), counts), budget, resume, True, hardware(device))
         torch.manual_seed(settings.seed + before["step"])
         model = chosen.build(counts).to(device).train()
-        fast = torch.bfloat16 if settings.precision != "float32" and native_bfloat16(device) else None
-        model.network.fast_dtype = fast
+        model.network.fast_dtype = fast = fast_dtype(settings.precision, device)
         step = Stepper(
             model,
             train.to(device),
@@ -321,9 +313,9 @@ def _run(step: Stepper, budget: float, out: Path, before: float, warmup: int, fa
                 print(json.dumps(entry), file=file)
             if progress:
                 print(f"step {first + taken:,}, loss {loss:.4f}, {1 - share:.0%} of the time left", flush=True)
-    counters = {"step": int(step.count), "seconds": 0.0}  # waits for the device
+    count = int(step.count)  # waits for the device
     seconds = time.monotonic() - begin
-    counters["seconds"] = before + seconds
+    counters = {"step": count, "seconds": before + seconds}
     tensors = step.state()
     parameters = {f"ema/{k}" for k, _ in step.averaged.named_parameters()}
     averaged = {k: v.half() if k in parameters else v for k, v in tensors.items() if k.startswith("ema/")}

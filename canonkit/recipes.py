@@ -55,6 +55,21 @@ class Recipe:
     network_settings: dict = field(default_factory=dict)
     settings: Settings = Settings()
 
+    @classmethod
+    def from_card(cls, card: dict) -> Recipe:
+        """The recipe that `card` made."""
+        return cls(**card["recipe"] | {"settings": Settings(**card["settings"])})
+
+    def card(self, sha256: str, molecules: int, size_counts: torch.Tensor) -> dict:
+        """What run.json must say so that a run can be resumed, built again and believed."""
+        return {
+            "recipe": asdict(self) | {"settings": None},
+            "settings": asdict(self.settings),
+            "data": {"name": "QM9", "sha256": sha256, "train": molecules},
+            "canonkit": canonkit.__version__,
+            "size_counts": size_counts.tolist(),
+        }
+
     def build(self, size_counts: torch.Tensor) -> OrbitModel:
         """The untrained model. Rows with the same seed have the same initial phi, whatever their canonicalizer."""
         with torch.random.fork_rng(devices=[]):
@@ -159,12 +174,7 @@ def train_recipe(
     data = data or load_qm9(progress=progress)
     part = data.part("train")
     counts = torch.bincount(part.sizes, minlength=LONGEST + 1)
-    describe = {
-        "recipe": asdict(chosen) | {"settings": None},
-        "data": {"name": "QM9", "sha256": data.sha256, "train": len(part)},
-        "canonkit": canonkit.__version__,
-        "size_counts": counts.tolist(),
-    }
+    describe = chosen.card(data.sha256, len(part), counts)
     model = chosen.build(counts)
     if init is not None:
         describe["init"] = _start_from(init, model)
@@ -221,7 +231,7 @@ def load_run(folder: str | Path) -> Run:
         card = json.loads((folder / "run.json").read_text())
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no run (no run.json): train one with `canonkit train`") from None
-    chosen = Recipe(**card["recipe"] | {"settings": Settings(**card["settings"])})
+    chosen = Recipe.from_card(card)
     model = chosen.build(torch.tensor(card["size_counts"]))
     counters = load_averaged(model, folder)
     model.eval().requires_grad_(False)

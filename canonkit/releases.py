@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from canonkit.files import replacing, sha256
 from canonkit.recipes import Recipe, Run
 from canonkit.results import Table
-from canonkit.training import Settings
 
 FOLDER = Path(__file__).parent / "pretrained"
 FORMAT = 1  # of cards and weights
@@ -58,7 +57,7 @@ def load(name: str) -> Run:
     if not path.is_file() or sha256(path) != card["weights_sha256"]:
         what = "is not the file that its card describes" if path.is_file() else "is missing"
         raise ValueError(f"{path} {what}: {RESTORE}")
-    recipe = Recipe(**card["recipe"] | {"settings": Settings(**card["settings"])})
+    recipe = Recipe.from_card(card)
     model = recipe.build(torch.tensor(card["size_counts"]))
     model.load_state_dict(load_file(path))
     model.eval().requires_grad_(False)

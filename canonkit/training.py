@@ -106,6 +106,18 @@ def native_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
 
 
+def fast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """What `Settings.precision` means there for a network's `fast_dtype`.
+
+    Raises:
+        ValueError: for a precision that is not auto, float32 or bfloat16.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision {precision!r} is not auto, float32 or bfloat16")
+    fast = precision == "bfloat16" or (precision == "auto" and native_bfloat16(device))
+    return torch.bfloat16 if fast else None
+
+
 def hardware(device: torch.device) -> str:
     """The machine in one line, for cards and logs."""
     if device.type == "cuda":
@@ -167,12 +179,7 @@ class State:
         """Writes a checkpoint, whole or not at all, and keeps the one before it as previous.safetensors."""
         from safetensors.torch import save_file
 
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema/{k}": v for k, v in self.ema.state_dict().items()}
-        for k, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{k}/{name}": v for name, v in state.items()}
-        tensors["clip"] = self.clip.norms
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        tensors = named_tensors(self.model, self.ema, self.optimizer, {"clip": self.clip.norms})
         counters = {"step": self.step, "seconds": self.seconds, "clip": self.clip.count}
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"counters": json.dumps(counters)})
@@ -204,6 +211,17 @@ class State:
             self.step, self.seconds = counters["step"], counters["seconds"]
             return True
         return False
+
+
+def named_tensors(
+    model: OrbitModel, ema: OrbitModel, optimizer: torch.optim.Optimizer, more: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Copies on the CPU of all tensors of a checkpoint, by the names under which they are stored."""
+    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"ema/{k}": v for k, v in ema.state_dict().items()}
+    for k, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{k}/{name}": v for name, v in state.items()}
+    return {k: v.detach().cpu().contiguous().clone() for k, v in (tensors | more).items()}
 
 
 def _read_checkpoint(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
@@ -447,14 +465,12 @@ def train(
     main = accelerator is None or accelerator.is_main_process
     rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     device = best_device() if device is None else torch.device(device)
-    if settings.precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision {settings.precision!r} is not auto, float32 or bfloat16")
-    fast = settings.precision == "bfloat16" or (settings.precision == "auto" and native_bfloat16(device))
+    fast = fast_dtype(settings.precision, device)
     model.to(device).train()
-    model.network.fast_dtype = torch.bfloat16 if fast else None
+    model.network.fast_dtype = fast
 
     with locked_folder(out) if main else nullcontext():
-        about = {"settings": asdict(settings), **(describe or {})}
+        about = (describe or {}) | {"settings": asdict(settings)}
         claim_folder(out, about, {"steps": steps, "minutes": minutes}, resume, main, hardware(device))
         state = State(model, settings)
         checkpoint = out / "checkpoint.safetensors"
@@ -553,7 +569,9 @@ def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool,
             temporary.write_text(json.dumps(card | {"budget": budget}, indent=1))
 
 
-def _announce(cost: Cost, state: State, minutes, steps, per_epoch: int, device: torch.device, fast: bool) -> None:
+def _announce(
+    cost: Cost, state: State, minutes, steps, per_epoch: int, device: torch.device, fast: torch.dtype | None
+) -> None:
     left = [] if steps is None else [(steps - state.step) / cost.steps_per_second]
     if minutes is not None:
         left.append(60 * minutes - state.seconds)
