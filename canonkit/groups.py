@@ -1,14 +1,21 @@
-r"""Groups and their actions on points.
+r"""Groups and their actions on points and images.
 
 An element g of O(3) is a matrix R(g) of shape (B, 3, 3). It acts on the rows of x (B, N, 3) by
 
     g x = x R(g)^T,        so that        (g1 g2) x = g1 (g2 x)    and    R(g1 g2) = R(g1) R(g2).
 
-This is the one place that fixes the side of the action; everything else calls `act`.
+An element of SO(2) is an angle a in degrees, counter-clockwise as one looks at the image. It acts on x (B, C, H, H) by
+
+    (g x)(p) = x(R(-a) p),  p a pixel's place relative to the centre: 90 a' exactly, the rest, at most 45 degrees, by
+               interpolation; what comes from outside the image is zero.
+
+C_K are its multiples of 360 / K. This is the one place that fixes the side of the action; everything else calls `act`
+or `rotate`.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
 
 def act(g: Tensor, x: Tensor) -> Tensor:
@@ -53,3 +60,35 @@ def haar_rotations(batch: int, **options) -> Tensor:
     """
     q = haar_orthogonal(batch, **options)
     return q * torch.linalg.det(q.float()).sign().to(q.dtype)[:, None, None]
+
+
+def rotate(x: Tensor, degrees: Tensor | float, mode: str = "bilinear") -> Tensor:
+    """g x: images x (B, C, H, H) turned counter-clockwise by `degrees` (B,) or one for all; differentiable in both.
+
+    Quarter turns only move pixels, bit for bit. `mode` is that of `torch.nn.functional.grid_sample`.
+
+    Raises:
+        ValueError: images that are not square.
+    """
+    if x.ndim != 4 or x.shape[-1] != x.shape[-2]:
+        raise ValueError(f"images of shape {tuple(x.shape)} cannot be turned: give (B, C, H, H)")
+    degrees = torch.as_tensor(degrees, device=x.device).to(x.dtype).expand(len(x))
+    quarters = torch.floor(degrees.detach() / 90 + 0.5)
+    rest = torch.deg2rad(degrees - 90 * quarters)
+    turned = x.clone()
+    for k in (1, 2, 3):
+        rows = quarters % 4 == k
+        turned[rows] = torch.rot90(x[rows], k, (-2, -1))
+    cos, sin, zero = rest.cos(), rest.sin(), torch.zeros_like(rest)
+    places = torch.stack([torch.stack([cos, -sin, zero], -1), torch.stack([sin, cos, zero], -1)], 1)
+    grid = affine_grid(places, list(x.shape), align_corners=False)
+    blurred = grid_sample(turned, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    # Nothing is interpolated where nothing is left to turn; the gradient with respect to the angle is kept.
+    exact = turned + (blurred - blurred.detach()) - (turned - turned.detach())
+    return torch.where((rest == 0)[:, None, None, None], exact, blurred)
+
+
+def disk(side: int, *, device: torch.device | None = None) -> Tensor:
+    """1 on the pixels of a square image whose centre is within its inscribed circle, 0 in the corners, (side, side)."""
+    place = torch.arange(side, device=device) + 0.5 - side / 2
+    return (place[:, None] ** 2 + place**2 <= (side / 2) ** 2).float()

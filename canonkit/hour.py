@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from canonkit.files import replacing
-from canonkit.groups import haar_rotations
 from canonkit.model import OrbitModel
 from canonkit.molecules import Molecules
 from canonkit.recipes import SCALES, SYSTEMS, recipe
@@ -156,7 +155,7 @@ class Stepper:
         rows = torch.randint(first, last, (self.batch_size,), device=self.device)
         x = self.data.with_(**{k: v[rows, :length] for k, v in self.data._tensors().items()})
         if self.augment:
-            x = x.act(haar_rotations(len(x), device=self.device))
+            x = self.model.process.space.randomize(x)
         process = self.model.process
         loss = (self.model(x) if self.learned or self.augment else process.loss(self.model.network, x)).total
         self.optimizer.zero_grad(set_to_none=True)
@@ -308,7 +307,7 @@ def _run(step: Stepper, budget: float, out: Path, before: float, warmup: int, fa
             if not loss < float("inf"):
                 raise FloatingPointError(f"the loss is {loss} near step {first + taken}: train anew with a lower lr")
             entry = {"kind": "train", "step": first + taken, "seconds": round(before + time.monotonic() - begin, 2)}
-            entry |= {"molecules": (first + taken) * step.batch_size, "loss": loss}
+            entry |= {"seen": (first + taken) * step.batch_size, "loss": loss}
             with open(out / "log.jsonl", "a") as file:
                 print(json.dumps(entry), file=file)
             if progress:
@@ -339,7 +338,7 @@ def _floor(step: Stepper, device: torch.device, dtype: torch.dtype) -> float:
 def main() -> None:
     """The command line of `python -m canonkit.hour`."""
     parser = argparse.ArgumentParser(prog="python -m canonkit.hour", description="Train for a fixed number of minutes.")
-    parser.add_argument("recipe", choices=SYSTEMS)
+    parser.add_argument("recipe", choices=[name for name, system in SYSTEMS.items() if system.data == "QM9"])
     parser.add_argument("--data", required=True, help="a file made by `canonkit data qm9 --file FILE`")
     parser.add_argument("--out", required=True)
     parser.add_argument("--minutes", type=float, required=True)

@@ -1,7 +1,7 @@
 r"""A model of p(X/G): canonicalizer + process + network.
 
 training:  loss(c(x)),   c(x) = h(x)^-1 x          (h and phi together: the gradient flows through c(x) into h)
-sampling:  n ~ p(n), the process on that size; canonical poses come out. Acting with g ~ Haar(SO(3)) on them gives
+sampling:  n ~ p(n), the process on that size; canonical poses come out. Acting with g ~ Haar(G) on them gives
            samples of the invariant density. No canonicalizer is needed.
 """
 
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from canonkit.canonicalizers.base import Canonicalizer
-from canonkit.groups import haar_rotations
-from canonkit.molecules import Molecules
+from canonkit.data.batches import Samples, lengths
 from canonkit.processes.diffusion import Diffusion, Draw, Loss
 
 SAMPLING_MEMORY = 256 * 2**20  # bytes; on a CUDA device half of what is free
@@ -27,7 +26,8 @@ class OrbitModel(nn.Module):
         canonicalizer: h and c.
         process: the diffusion, with its space.
         network: phi(z_t, t, mask).
-        size_counts: how often each number of atoms occurs in the training set, (longest + 1,), for p(n).
+        size_counts: how often each number of atoms occurs in the training set, (longest + 1,), for p(n); images count
+            as one atom each.
     """
 
     def __init__(self, canonicalizer: Canonicalizer, process: Diffusion, network: nn.Module, size_counts: Tensor):
@@ -35,18 +35,18 @@ class OrbitModel(nn.Module):
         self.canonicalizer, self.process, self.network = canonicalizer, process, network
         self.register_buffer("size_counts", size_counts.float())
 
-    def forward(self, x: Molecules, draw: Draw | None = None) -> Loss:
+    def forward(self, x: Samples, draw: Draw | None = None) -> Loss:
         """The training loss of a batch, in whatever pose it comes."""
         return self.process.loss(self.network, self.canonicalizer(x).x, draw)
 
-    def nll(self, x: Molecules, generator: torch.Generator | None = None) -> Tensor:
+    def nll(self, x: Samples, generator: torch.Generator | None = None) -> Tensor:
         """A bound on -log p(c(x)) - log p(n), (B,) nats, one Monte Carlo draw.
 
         With a canonicalizer this is a bound for the density of canonical poses, with the identity for that of poses
         as they come: the two are not comparable.
         """
         with torch.no_grad():
-            log_p_n = (self.size_counts / self.size_counts.sum())[x.sizes].log()
+            log_p_n = (self.size_counts / self.size_counts.sum())[lengths(x)].log()
             return self.process.nll(self.network, self.canonicalizer(x).x, generator) - log_p_n
 
     def sample_sizes(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -78,17 +78,19 @@ class OrbitModel(nn.Module):
         randomize: bool = False,
         seed: int | None = None,
         batch_size: int | None = None,
+        eta: float = 1.0,
         progress: bool = False,
-    ) -> Molecules:
-        """New molecules, in canonical poses. Interrupted, it returns what is done, in batches of like sizes.
+    ) -> Samples:
+        """New molecules or images, in canonical poses. Interrupted, it returns what is done, in batches of like sizes.
 
         Args:
             count: how many.
             steps: network evaluations, at most T (the default).
             sizes: atoms of each molecule instead of drawing them from p(n).
-            randomize: act with Haar rotations, for samples of the invariant density.
+            randomize: act with random rotations, for samples of the invariant density.
             seed: for repeatable samples.
-            batch_size: molecules at a time, grouped by length; by default as many as an estimate of the memory allows.
+            batch_size: samples at a time, grouped by length; by default as many as an estimate of the memory allows.
+            eta: share of ancestral sampling's noise; 0 is DDIM.
             progress: show a bar with the time left.
         """
         from tqdm.auto import tqdm
@@ -103,21 +105,24 @@ class OrbitModel(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            with tqdm(total=total, desc=f"sampling {len(sizes)} molecules", unit="step", disable=not progress) as bar:
+            with tqdm(total=total, desc=f"sampling {len(sizes)}", unit="step", disable=not progress) as bar:
                 for rows in batches:
                     done.append(
                         self.process.sample(
-                            self.network, sizes[rows].to(device), steps, generator, on_step=lambda t, z: bar.update()
+                            self.network,
+                            sizes[rows].to(device),
+                            steps,
+                            generator,
+                            eta,
+                            on_step=lambda t, z: bar.update(),
                         )
                     )
         except KeyboardInterrupt:
             if not done:
                 raise
-            warnings.warn(f"interrupted: {sum(map(len, done))} of {len(sizes)} molecules are done", stacklevel=2)
+            warnings.warn(f"interrupted: {sum(map(len, done))} of {len(sizes)} samples are done", stacklevel=2)
         finally:
             self.train(was_training)
         order = torch.cat(batches[: len(done)])
-        molecules = Molecules.cat(done)[torch.argsort(order).to(device)]
-        if randomize:
-            molecules = molecules.act(haar_rotations(len(molecules), generator=generator, device=device))
-        return molecules
+        samples = self.process.space.cat(done)[torch.argsort(order).to(device)]
+        return self.process.space.randomize(samples, generator) if randomize else samples

@@ -66,15 +66,20 @@ def load(name: str) -> Run:
 
 def pretrained() -> Table:
     """What is shipped: one row per name."""
-    header = ["name", "scale", "molecules seen", "trained", "stable atoms %", "stable molecules %", "valid %"]
+    header = ["name", "data", "scale", "samples seen", "trained", "measured"]
     rows, notes = [], set()
     for name, card in cards().items():
-        e = card["evaluation"]
-        shares = [f"{100 * e[k]:.1f}" for k in ("atom_stable", "molecule_stable", "valid")]
-        trained = f"{card['seconds'] / 3600:.1f} h on {card['hardware']}"
-        rows.append([name, card["recipe"]["scale"], f"{e['molecules_seen']:,}", trained, *shares])
-        notes.add(f"{e['molecules']:,} samples at {e['steps']} network evaluations, {e['protocol']}")
-    return Table("Trained weights", header, rows, [f"Evaluated on {note}." for note in sorted(notes)])
+        e, data = card["evaluation"], card["data"]["name"]
+        if "denoising_error" in e:
+            found = f"denoising error {e['denoising_error']:.4f} ({e['low']:.4f} to {e['high']:.4f})"
+            notes.add(f"{data}: {e['test_images']:,} test images, {e['protocol']}")
+        else:
+            names = {"atom_stable": "stable atoms", "molecule_stable": "stable molecules", "valid": "valid"}
+            found = ", ".join(f"{100 * e[k]:.1f} % {text}" for k, text in names.items())
+            notes.add(f"{data}: {e['molecules']:,} samples at {e['steps']} network evaluations, {e['protocol']}")
+        trained = f"{card['seconds'] / 60:.0f} min on {card['hardware']}"
+        rows.append([name, data, card["recipe"]["scale"], f"{e['seen']:,}", trained, found])
+    return Table("Trained weights", header, rows, sorted(notes))
 
 
 def release(run: Run, evaluate: Callable[[Run], dict], name: str | None = None) -> Path:
@@ -92,8 +97,8 @@ def release(run: Run, evaluate: Callable[[Run], dict], name: str | None = None) 
     """
     scale = run.recipe.scale
     name = name or (run.recipe.name if scale == "laptop" else f"{run.recipe.name}-{scale}")
-    if not re.fullmatch(r"[\w()+-]+", name):
-        raise ValueError(f"{name!r} is no name for weights: use letters, digits, + - ( )")
+    if not re.fullmatch(r"[\w()+-]+(, [\w()+-]+)*", name):
+        raise ValueError(f"{name!r} is no name for weights: use letters, digits, + - ( ) and commas")
     for parameter in run.model.parameters():
         parameter.data = parameter.data.half().float()
     evaluation = evaluate(run)

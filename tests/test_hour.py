@@ -128,7 +128,7 @@ def test_minutes_give_weights_a_log_and_a_run_that_resumes(small, file, tmp_path
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"]
     run = load_run(tmp_path)
-    assert run.provenance()["molecules_seen"] == 8 * first["step"]
+    assert run.provenance()["seen"] == 8 * first["step"]
     assert run.sample(2, 3, seed=0).positions.isfinite().all()
     with pytest.raises(FileExistsError, match="--resume"):
         train(file, tmp_path)

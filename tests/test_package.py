@@ -89,6 +89,24 @@ def test_certify_frame_in_float64():
     assert 0 <= result["ambiguous_share"] < 0.1
 
 
+def test_certify_rotated_copies_on_digits(cache):
+    result = json.loads(canonkit("certify", "copies16", "--data", "rotmnist", "-n", 60, "--json").stdout)
+    assert (result["images"], result["order"]) == (60, 16)
+    assert (result["quarter_share"], result["quarter_error"]) == (1.0, 0.0)
+    assert result["pixel_error"] < result["interpolation_error"]
+
+
+def test_train_sample_and_certify_images_from_the_command_line(cache, tmp_path):
+    result = json.loads(canonkit("data", "rotmnist", "--json").stdout.splitlines()[-1])
+    assert (result["images"], result["split"]["train"]) == (5000, 3000)
+    run, sheet = tmp_path / "run", tmp_path / "digits.png"
+    canonkit("train", "copies(16)+UNet", "--steps", 2, "--out", run, "--json", "--set", "validate_every=0")
+    canonkit("sample", run, "-n", 3, "--steps", 2, "--eta", 0, "-o", sheet, "--seed", 1, "--json")
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert "only .png, .npz" in canonkit("sample", run, "-o", tmp_path / "digits.sdf", check=False).stderr
+    assert json.loads(canonkit("certify", run, "-n", 20, "--json").stdout)["order"] == 16
+
+
 def test_train_sample_and_evaluate_from_the_command_line(tmp_path):
     run, file = tmp_path / "run", tmp_path / "m.sdf"
     trained = json.loads(canonkit("train", "canon(fr)+GDM", "--steps", 20, "--out", run, "--json").stdout)
@@ -116,7 +134,8 @@ def test_evaluate_reads_npz_with_numbers_and_positions(tmp_path):
         (["evaluate", "nothing.xyz"], "there is no file nothing.xyz"),
         (["train", "GMD", "--out", "x"], "no recipe is called 'GMD'"),
         (["certify", "frames"], "choose from identity, inertial, frame"),
-        (["data", "qm10"], "choose qm9"),
+        (["data", "qm10"], "choose qm9 or rotmnist"),
+        (["certify", "copies16", "--data", "qm9", "-n", "5"], "Copies canonicalizes images, and these are molecules"),
     ],
 )
 def test_errors_are_one_line_with_a_remedy(words, message, tmp_path):

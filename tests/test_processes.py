@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from canonkit.molecules import Molecules
-from canonkit.processes import Diffusion, Euclidean, MoleculeSpace, polynomial_schedule
+from canonkit.processes import (
+    Diffusion,
+    Euclidean,
+    ImageSpace,
+    MoleculeSpace,
+    cosine_schedule,
+    polynomial_schedule,
+)
 
 
 def gaussian_denoiser(process, scale):
@@ -159,3 +166,91 @@ def test_molecules_of_other_elements_are_refused():
     x = Molecules.from_arrays(torch.zeros(1, 2, 3), torch.tensor([[15, 1]]))
     with pytest.raises(ValueError, match="'P'"):
         MoleculeSpace().encode(x)
+
+
+def test_cosine_schedule_has_its_published_shape():
+    gamma = cosine_schedule()
+    alpha2 = torch.sigmoid(-gamma)
+    assert len(gamma) == 1001
+    assert (gamma.diff() > 0).all()
+
+    def f(t):
+        return math.cos((t / 1001 + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    for t in (0, 250, 500, 900):
+        assert float(alpha2[t]) == pytest.approx(f(t + 1) / f(0), rel=1e-9)
+    assert float(torch.sigmoid(gamma[0]).sqrt()) == pytest.approx(0.0064, abs=5e-5)
+    assert float(alpha2[-1] / alpha2[-2]) == pytest.approx(1e-3)  # betas are at most 0.999
+
+
+def test_ddim_follows_the_flow_and_its_error_is_of_first_order():
+    scale, sizes = 0.5, torch.ones(2000, dtype=torch.long)
+    process = Diffusion(Euclidean((1,)))
+    network = gaussian_denoiser(process, scale)
+
+    def spread(steps):
+        """Standard deviation of samples, over that of the noise they began with."""
+        generator = torch.Generator().manual_seed(0)
+        first = process.space.noise(torch.zeros(2000, 1), None, torch.Generator().manual_seed(0)).double().std()
+        return float(process.sample(network, sizes, steps, generator, eta=0.0).double().std() / first)
+
+    errors = [abs(spread(steps) - scale) for steps in (25, 50, 100)]
+    assert errors[2] < 0.02
+    assert 1.6 < errors[0] / errors[1] < 2.5
+    assert 1.6 < errors[1] / errors[2] < 2.5
+
+
+def test_ddim_adds_no_noise_after_the_first():
+    process = Diffusion(Euclidean((3,)))
+    network = gaussian_denoiser(process, 1.0)
+    sizes = torch.ones(4, dtype=torch.long)
+
+    samples = []
+    for later in (0, 1):  # other noise after the first draw
+        generator = torch.Generator().manual_seed(0)
+
+        def reseed(t, z, generator=generator, later=later):
+            generator.manual_seed(later)
+
+        samples.append(process.sample(network, sizes, 10, generator, eta=0.0, on_step=reseed))
+    assert torch.equal(*samples)
+    with pytest.raises(ValueError, match="eta 2"):
+        process.sample(network, sizes, 10, eta=2)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_images_stay_within_their_range_whatever_the_network_says(eta):
+    process = Diffusion(ImageSpace((1, 4, 4)), cosine_schedule())
+    x = process.sample(lambda z, t, mask: torch.zeros_like(z), torch.ones(8, dtype=torch.long), 20, eta=eta)
+    assert x.shape == (8, 1, 4, 4)
+    assert torch.isfinite(x).all()
+    assert (float(x.min()) >= 0, float(x.max()) <= 1) == (True, True)
+
+
+def test_image_space_encodes_to_minus_one_and_one_and_back():
+    space, x = ImageSpace((1, 4, 4)), torch.rand(3, 1, 4, 4)
+    z, mask = space.encode(x)
+    assert (mask, space.size) == (None, 16)
+    assert (space.decode(z, mask) - x).abs().max() < 1e-6
+    assert torch.equal(space.encode(torch.zeros(1, 1, 4, 4))[0], -torch.ones(1, 1, 4, 4))
+
+
+def test_random_turns_keep_an_image_s_ink_and_are_repeatable():
+    space = ImageSpace((1, 28, 28))
+    place = torch.linspace(-1, 1, 28)
+    blob = torch.exp(-8 * ((place[:, None] - 0.3) ** 2 + place**2)).expand(50, 1, 28, 28)
+    turned = space.randomize(blob, torch.Generator().manual_seed(0))
+    assert torch.equal(turned, space.randomize(blob, torch.Generator().manual_seed(0)))
+    assert (turned.sum((1, 2, 3)) / blob.sum((1, 2, 3)) - 1).abs().max() < 0.02
+    centre = (turned * place).sum((1, 2, 3)) / turned.sum((1, 2, 3))
+    assert centre.std() > 0.1
+
+
+def test_squared_error_is_the_loss_without_its_half():
+    process = Diffusion(ImageSpace((1, 4, 4)), cosine_schedule())
+    x, generator = torch.rand(6, 1, 4, 4), torch.Generator().manual_seed(0)
+    draw = process.draw(x, generator)
+    network = gaussian_denoiser(process, 1.0)
+    error = process.squared_error(network, x, draw)
+    assert error.shape == (6,)
+    assert float(error.mean()) == pytest.approx(2 * float(process.loss(network, x, draw).total), rel=1e-5)

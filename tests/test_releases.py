@@ -46,7 +46,7 @@ def test_released_weights_are_loaded_by_name_and_are_the_ones_that_were_measured
     state = loaded.model.state_dict()
     assert state.keys() == seen.keys()
     assert all(state[k].equal(seen[k]) and state[k].dtype == seen[k].dtype for k in state)
-    assert (loaded.step, loaded.provenance()["molecules_seen"]) == (2, 16)
+    assert (loaded.step, loaded.provenance()["seen"]) == (2, 16)
     assert loaded.sample(3, 2, seed=0).positions.equal(run.sample(3, 2, seed=0).positions)
     assert path.stat().st_size < 2.2 * sum(p.numel() for p in run.model.parameters()) + 50_000
 

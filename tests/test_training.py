@@ -127,7 +127,7 @@ def test_logs_hold_loss_terms_validation_and_stability(qm9, tmp_path):
     first = log[0]
     terms = ("positions", "types", "numbers", "reconstruction")
     assert first["loss"] == pytest.approx(sum(first[k] for k in terms), rel=1e-5)
-    assert first["molecules"] == first["step"] * SMALL.batch_size
+    assert first["seen"] == first["step"] * SMALL.batch_size
 
 
 def test_training_lowers_the_validation_loss(qm9, tmp_path):
@@ -181,7 +181,7 @@ def test_a_recipe_is_trained_found_again_and_sampled(qm9, tmp_path):
     run = recipes.train_recipe("inertial+GDM", tmp_path, steps=2, **options)
     again = recipes.load_run(tmp_path)
     assert same(run.model, again.model)
-    assert again.provenance()["molecules_seen"] == 128
+    assert again.provenance()["seen"] == 128
     one, two = (again.sample(6, 4, seed=3).positions for _ in range(2))
     assert torch.equal(one, two)
     assert json.loads((tmp_path / "run.json").read_text())["data"]["sha256"] == qm9.sha256

@@ -1,5 +1,6 @@
-"""Speed and memory of the networks against the formulation that the published systems run: `canonkit bench qm9`."""
+"""Speed and memory: networks against the formulation that the published systems run, canonicalizers of images."""
 
-from canonkit.bench.measure import bench_qm9, describe
+from canonkit.bench.images import bench_images, describe_images
+from canonkit.bench.molecules import bench_qm9, describe
 
-__all__ = ["bench_qm9", "describe"]
+__all__ = ["bench_images", "bench_qm9", "describe", "describe_images"]

@@ -1,23 +1,42 @@
 """h: X -> G. One file per canonicalizer; `canonicalizer(name)` makes one by the name used in recipes and on the CLI."""
 
 from canonkit.canonicalizers.base import Canonical, Canonicalizer
-from canonkit.canonicalizers.certificate import Certificate, certify
+from canonkit.canonicalizers.certificate import Certificate, ImageCertificate, certify
 from canonkit.canonicalizers.frame import Frame
 from canonkit.canonicalizers.identity import Identity
+from canonkit.canonicalizers.image import GCNN, Copies, ImageCanonicalizer
 from canonkit.canonicalizers.inertial import Inertial
 
 BY_NAME = {"identity": Identity, "inertial": Inertial, "frame": Frame}
+OF_IMAGES = {"gcnn": GCNN, "copies": Copies}  # with the order K behind: gcnn16
+NAMES = (*BY_NAME, *(f"{name}{K}" for name in OF_IMAGES for K in (8, 16, 32)))
 
 
 def canonicalizer(name: str, **settings) -> Canonicalizer:
-    """A canonicalizer by name: identity, inertial, frame.
+    """A canonicalizer by name: of molecules identity, inertial, frame; of images gcnnK, copiesK, with K such as 16.
 
     Raises:
         ValueError: for a name that is none of these.
     """
-    if name not in BY_NAME:
-        raise ValueError(f"no canonicalizer is called {name!r}: choose from {', '.join(BY_NAME)}")
-    return BY_NAME[name](**settings)
+    if name in BY_NAME:
+        return BY_NAME[name](**settings)
+    kind = name.rstrip("0123456789")
+    if kind not in OF_IMAGES or kind == name:
+        raise ValueError(f"no canonicalizer is called {name!r}: choose from {', '.join(NAMES)}")
+    return OF_IMAGES[kind](int(name.removeprefix(kind)), **settings)
 
 
-__all__ = ["Canonical", "Canonicalizer", "Certificate", "Frame", "Identity", "Inertial", "canonicalizer", "certify"]
+__all__ = [
+    "GCNN",
+    "Canonical",
+    "Canonicalizer",
+    "Certificate",
+    "Copies",
+    "Frame",
+    "Identity",
+    "ImageCanonicalizer",
+    "ImageCertificate",
+    "Inertial",
+    "canonicalizer",
+    "certify",
+]

@@ -18,7 +18,7 @@ class Canonical:
 
     Args:
         x: c(x) = h(x)^-1 x, same kind as the input; molecules are centred.
-        g: h(x), for molecules rotations (B, 3, 3).
+        g: h(x): rotations (B, 3, 3) of molecules, indices k (B,) of images, which stand for turns by 360 k / K.
         ambiguous: (B,) bool, True where h(x) is not unique (linear, symmetric, one or two atoms): the pose is then well
             defined all the same, but depends on the order of the atoms.
     """

@@ -1,14 +1,20 @@
-"""No canonicalization of rotations: the control. Molecules are centred and keep the pose they came in."""
+"""No canonicalization of rotations: the control. Molecules are centred and keep the pose they came in, images too."""
 
 import torch
 from torch import Tensor
 
-from canonkit.canonicalizers.base import Canonicalizer
+from canonkit.canonicalizers.base import Canonical, Canonicalizer
 from canonkit.molecules import Molecules
 
 
 class Identity(Canonicalizer):
     """h(x) = 1. Invariant under translations only."""
+
+    def forward(self, x: Molecules | Tensor) -> Canonical:
+        if isinstance(x, Tensor):
+            g = torch.zeros(len(x), dtype=torch.long, device=x.device)
+            return Canonical(x, g, torch.zeros_like(g, dtype=torch.bool))
+        return super().forward(x)
 
     def pose(self, centred: Molecules) -> tuple[Tensor, Tensor]:
         x = centred.positions

@@ -12,6 +12,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from canonkit.molecules import Molecules
+
+Samples = Molecules | Tensor  # images are plain tensors
+
+
+def lengths(data: Samples) -> Tensor:
+    """Atoms of each molecule; 1 for each sample of a plain tensor. (B,)"""
+    return data.sizes if isinstance(data, Molecules) else torch.ones(len(data), dtype=torch.long, device=data.device)
+
+
+def take(data: Samples, rows: Tensor | slice, device: torch.device | None = None) -> Samples:
+    """Some of the samples, on a device, padded no more than they need."""
+    x = data[rows]
+    return (x.trim() if isinstance(x, Molecules) else x).to(device or data.device)
+
 
 class LengthBatches:
     """Index batches for any epoch, a pure function of (seed, epoch): what a run needs to resume is its step alone.

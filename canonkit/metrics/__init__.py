@@ -1,6 +1,7 @@
-"""How good samples are: stability, chemistry, poses. `evaluate` gathers them by EDM's protocol."""
+"""How good samples are: stability, chemistry, poses, gathered by `evaluate` by EDM's protocol; denoising of images."""
 
 from canonkit.metrics.chemistry import Chemistry, chemistry, known_smiles, smiles_of
+from canonkit.metrics.denoising import Interval, bootstrap, denoising_errors
 from canonkit.metrics.evaluation import Evaluation, evaluate
 from canonkit.metrics.poses import PoseStatistics, pose_statistics
 from canonkit.metrics.stability import Stability, bond_orders, stability
@@ -8,10 +9,13 @@ from canonkit.metrics.stability import Stability, bond_orders, stability
 __all__ = [
     "Chemistry",
     "Evaluation",
+    "Interval",
     "PoseStatistics",
     "Stability",
     "bond_orders",
+    "bootstrap",
     "chemistry",
+    "denoising_errors",
     "evaluate",
     "known_smiles",
     "pose_statistics",

@@ -3,5 +3,6 @@
 from canonkit.networks.egnn import EGNN
 from canonkit.networks.gnn import GNN
 from canonkit.networks.mc_egnn import MCEGNN
+from canonkit.networks.unet import UNet
 
-__all__ = ["EGNN", "GNN", "MCEGNN"]
+__all__ = ["EGNN", "GNN", "MCEGNN", "UNet"]

