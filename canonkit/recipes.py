@@ -74,6 +74,7 @@ SYSTEMS = {
     "canon(p32)+UNet": System("RotMNIST", "UNet", "gcnn32"),
     "canon(p16, fr)+UNet": System("RotMNIST", "UNet", "gcnn16", {"frozen": True}),
     "copies(16)+UNet": System("RotMNIST", "UNet", "copies16"),
+    "arbitrary(16)+UNet": System("RotMNIST", "UNet", "arbitrary16"),
 }
 
 

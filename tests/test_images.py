@@ -218,3 +218,11 @@ def test_data_must_suit_the_canonicalizer(digits, sample):
         certify(made("copies"), sample[:2])
     with pytest.raises(ValueError, match="Identity canonicalizes molecules, and these are images"):
         certify(Identity(), digits)
+
+
+def test_an_arbitrary_turn_has_nothing_to_do_with_the_pose(digits):
+    h = canonicalizer("arbitrary8").eval()
+    followed = (h(rotate(digits, 90.0)).g == (h(digits).g + 2) % 8).float().mean()
+    assert followed < 0.3
+    assert torch.equal(h(digits).g, h(digits).g)
+    assert len(h(digits).g.unique()) == 8

@@ -18,7 +18,7 @@ import nbformat
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMALL = {"CANONKIT_MINUTES": "0.05", "OMP_NUM_THREADS": "1"}
@@ -241,6 +241,16 @@ def run_all_cells(page, url, cells):
     page.wait_for_timeout(2000)  # for outputs that draw themselves
 
 
+def move_sliders(page):
+    """Moves the first slider of every cell that has one; the picture below it must change."""
+    for cell in page.locator(".jp-CodeCell:has(.widget-slider)").all():
+        picture = cell.locator(".jp-RenderedImage img").first
+        before = picture.get_attribute("src")
+        for _ in range(5):
+            cell.locator(".noUi-handle").first.press("ArrowRight")
+        expect(picture).not_to_have_attribute("src", before, timeout=30_000)
+
+
 def take_screenshots(page, name, folder):
     """The open notebook from top to bottom, one picture per screen."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -266,6 +276,7 @@ def test_notebook_runs_in_jupyterlab_without_network(path, lab, room, browser, t
 
     try:
         run_all_cells(page, f"{lab}lab/tree/{path.name}", cells=len(code_cells(committed)))
+        move_sliders(page)
     finally:
         take_screenshots(page, path.stem, Path(os.environ.get("CANONKIT_SCREENSHOTS", tmp_path / "screenshots")))
 

@@ -4,16 +4,18 @@ from canonkit.canonicalizers.base import Canonical, Canonicalizer
 from canonkit.canonicalizers.certificate import Certificate, ImageCertificate, certify
 from canonkit.canonicalizers.frame import Frame
 from canonkit.canonicalizers.identity import Identity
-from canonkit.canonicalizers.image import GCNN, Copies, ImageCanonicalizer
+from canonkit.canonicalizers.image import GCNN, Arbitrary, Copies, ImageCanonicalizer
 from canonkit.canonicalizers.inertial import Inertial
 
 BY_NAME = {"identity": Identity, "inertial": Inertial, "frame": Frame}
-OF_IMAGES = {"gcnn": GCNN, "copies": Copies}  # with the order K behind: gcnn16
+OF_IMAGES = {"gcnn": GCNN, "copies": Copies, "arbitrary": Arbitrary}  # with the order K behind: gcnn16
 NAMES = (*BY_NAME, *(f"{name}{K}" for name in OF_IMAGES for K in (8, 16, 32)))
 
 
 def canonicalizer(name: str, **settings) -> Canonicalizer:
-    """A canonicalizer by name: of molecules identity, inertial, frame; of images gcnnK, copiesK, with K such as 16.
+    """A canonicalizer by name.
+
+    Of molecules: identity, inertial, frame. Of images: gcnnK, copiesK, arbitraryK, where K is the order, as in copies16.
 
     Raises:
         ValueError: for a name that is none of these.
@@ -28,6 +30,7 @@ def canonicalizer(name: str, **settings) -> Canonicalizer:
 
 __all__ = [
     "GCNN",
+    "Arbitrary",
     "Canonical",
     "Canonicalizer",
     "Certificate",

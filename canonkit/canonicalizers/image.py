@@ -10,7 +10,7 @@ Two networks give such activations:
 Training goes straight through the argmax, angle = sum_k w_k 360 k / K with w = onehot + soft - stopgrad(soft) and
 soft = softmax(a), and through the rotation. Pixels are a square grid, so what the group theory promises holds exactly
 for quarter turns and up to interpolation for the others. Corners outside the inscribed circle are cut off: no turn
-keeps them.
+keeps them. `Arbitrary` is the control that tells alignment from the smoothing that interpolation brings.
 """
 
 from __future__ import annotations
@@ -133,13 +133,17 @@ def steerable_bases(order: int, kernel: int) -> tuple[Tensor, Tensor]:
     """escnn's bases of equivariant filters from one channel and from a regular representation of C_K to a regular one.
 
     Returns:
-        (D, K, 1, k, k) and (D', K, K, k, k). Takes seconds at K = 32, so it says what it does.
+        (D, K, 1, k, k) and (D', K, K, k, k). The first time takes seconds, so a bar says what is going on.
     """
-    with warnings.catch_warnings():  # that optional packages are missing
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=3, desc=f"building the G-CNN of C_{order}", leave=False)
+    with bar, warnings.catch_warnings():  # that optional packages are missing
         warnings.simplefilter("ignore")
         from escnn import gspaces
         from escnn.nn import FieldType, R2Conv
 
+        bar.update()
         space = gspaces.rot2dOnR2(order)
         regular = FieldType(space, [space.regular_repr])
         bases = []
@@ -148,7 +152,21 @@ def steerable_bases(order: int, kernel: int) -> tuple[Tensor, Tensor]:
             # Expanding is linear in the weights, so unit vectors give the basis.
             basis = torch.vmap(expand)(torch.eye(expand.dimension()))
             bases.append(basis.detach().unflatten(-1, (kernel, kernel)))
+            bar.update()
     return tuple(bases)
+
+
+class Arbitrary(ImageCanonicalizer):
+    """No canonicalizer but a control: every image gets some element of C_K that has nothing to do with its pose.
+
+    What comes out has been through the same interpolation as a canonical image, which makes it smoother and so easier
+    to denoise, but is not aligned.
+    """
+
+    def activations(self, x: Tensor) -> Tensor:
+        # Fixed by the image's ink, so that an image is turned alike in all epochs.
+        k = torch.arange(1, self.order + 1, device=x.device)
+        return torch.sin(1e3 * x.float().sum((1, 2, 3))[:, None] * k)
 
 
 class Copies(ImageCanonicalizer):
