@@ -15,7 +15,7 @@ NAMES = (*BY_NAME, *(f"{name}{K}" for name in OF_IMAGES for K in (8, 16, 32)))
 def canonicalizer(name: str, **settings) -> Canonicalizer:
     """A canonicalizer by name.
 
-    Of molecules: identity, inertial, frame. Of images: gcnnK, copiesK, arbitraryK, where K is the order, as in copies16.
+    Of molecules: identity, inertial, frame. Of images: gcnnK, copiesK, arbitraryK, with K the order: copies16.
 
     Raises:
         ValueError: for a name that is none of these.
