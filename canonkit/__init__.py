@@ -30,6 +30,11 @@ _WHERE = {
     "bond_orders": "canonkit.metrics",
     "evaluate": "canonkit.metrics",
     "pose_statistics": "canonkit.metrics",
+    "draw": "canonkit.figures",
+    "show": "canonkit.widgets.view",
+    "inspect_pose": "canonkit.widgets.inspector",
+    "explore": "canonkit.widgets.explorer",
+    "properties": "canonkit.metrics",
     "table1": "canonkit.results",
     "table2": "canonkit.results",
 }

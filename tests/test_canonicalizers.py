@@ -424,5 +424,5 @@ def test_certificate_leaves_the_canonicalizer_as_it_was_on_failure():
         certify(c, molecule([1, 3, 9, 17, 35, 53], np.eye(6, 3) + np.arange(6)[:, None]))
     assert c.training
     assert c.weights.weight.dtype == torch.float32
-    with pytest.raises(ValueError, match="no molecules"):
+    with pytest.raises(ValueError, match="no data given"):
         certify(c, molecule(*PLANAR)[:0])

@@ -26,7 +26,7 @@ def coloured(image, colour, within=40):
 def test_molecules_are_drawn_in_their_elements_colours(qm9):
     methane, ammonia, water = (qm9.molecules[k : k + 1].trim() for k in range(3))
     for molecule, colour in ((methane, (77, 77, 77)), (ammonia, (59, 111, 212)), (water, (217, 65, 47))):
-        image = pixels(figures.molecule_grid(molecule))
+        image = pixels(figures.draw(molecule))
         assert coloured(image, colour) > 0.002
         assert coloured(image, (230, 230, 230), 15) > 0.002  # hydrogen
 
@@ -34,7 +34,7 @@ def test_molecules_are_drawn_in_their_elements_colours(qm9):
 def test_unstable_atoms_are_ringed_in_red_only_when_asked(qm9):
     broken = qm9.molecules[:1].trim()
     broken = broken.with_(positions=1.3 * broken.positions)
-    red = [coloured(pixels(figures.molecule_grid(broken, mark_unstable=m)), (208, 0, 0)) for m in (False, True)]
+    red = [coloured(pixels(figures.draw(broken, mark_unstable=m)), (208, 0, 0)) for m in (False, True)]
     assert red[0] == 0 < red[1]
 
 
@@ -45,7 +45,7 @@ def test_every_figure_draws_without_pyplot(qm9, sample):
         for kind in ("train", "valid", "sample")
     ]
     drawn = [
-        figures.molecule_grid(sample[:7], columns=3, captions=["a"] * 7, title="seven"),
+        figures.draw(sample[:7], columns=3, captions=["a"] * 7, title="seven"),
         figures.pose_density({"raw": sample, "inertial": Inertial()(sample).x}),
         figures.noising(Diffusion(MoleculeSpace()), sample[:1]),
         figures.training_curves({"run": log}),

@@ -4,14 +4,19 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from canonkit.canonicalizers import Identity, Inertial, nearest_jump
 from canonkit.formats import from_rdkit
 from canonkit.groups import haar_rotations
 from canonkit.metrics import (
     bond_orders,
     chemistry,
+    coulomb_spectrum,
     evaluate,
     known_smiles,
     pose_statistics,
+    properties,
+    rank_spread,
+    sliced_wasserstein,
     smiles_of,
     stability,
 )
@@ -252,3 +257,74 @@ def test_pose_statistics_do_not_see_translations_or_padding(sample):
 def test_molecules_of_two_atoms_have_no_pose_to_speak_of():
     with pytest.raises(ValueError, match="three atoms"):
         pose_statistics(pair("H", "H", 0.74))
+
+
+def test_rank_spread_is_zero_for_copies_and_the_scatter_otherwise(sample):
+    x = sample[:1].trim()
+    copies = x[[0] * 5]
+    assert float(rank_spread(copies).max()) < 1e-6
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(4000, *x.positions.shape[1:], generator=generator)
+    many = x[[0] * 4000]
+    n = x.mask.shape[1]
+    scatter = rank_spread(many.with_(positions=many.positions + noise))
+    assert float(scatter.mean()) == pytest.approx(0.1 * (3 * (1 - 1 / n)) ** 0.5, rel=0.02)
+    assert torch.isnan(rank_spread(sample[:1].trim())).all()
+
+
+def test_sliced_wasserstein_sees_a_turn_and_is_zero_for_the_same(sample):
+    long = Inertial()(sample[:300]).x
+    assert sliced_wasserstein(long, long) == 0
+    quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]).expand(300, 3, 3)
+    turned = long.act(quarter)
+    assert sliced_wasserstein(long, turned) > 0.2
+    assert sliced_wasserstein(long, turned) == pytest.approx(sliced_wasserstein(turned, long))
+    halves = sliced_wasserstein(long[:150], long[150:])
+    assert halves < 0.15 < sliced_wasserstein(long, turned)
+
+
+def test_sliced_wasserstein_of_a_shifted_cloud_is_its_mean_shift():
+    """One direction at a time a shift by v moves quantiles by |v . u|, whose mean over the sphere is |v| / 2."""
+    x = torch.zeros(1, 400, 3, dtype=torch.float64)
+    x[0, :, 0] = torch.linspace(-3, 3, 400)
+    types = torch.ones(1, 400, dtype=torch.long)
+    line = Molecules(x, types, types > 0)
+    found = sliced_wasserstein(line, line.with_(positions=2 * x), directions=4000)
+    assert found == pytest.approx(0.5 * 1.5, rel=0.03)  # mean |x| is 1.5
+
+
+def test_properties_know_planar_long_and_known_molecules(sample, qm9):
+    found = properties(sample[:40], train=sample[10:60], known={smiles_of(sample[:1])[0][0]})
+    assert torch.equal(found["atoms"], sample[:40].sizes.double())
+    assert (found["distance to training set"][10:] < 1e-5).all()
+    assert found["nearest training molecule"][10:].tolist() == list(range(30))
+    assert (found["distance to training set"][:10] > 0.01).any()
+    assert float(found["novel"][0]) == 0
+    ring = found["thickness (Å)"]
+    assert (ring >= 0).all()
+    assert (found["elongation"] >= 1).all()
+
+
+def test_coulomb_spectrum_does_not_see_pose_order_or_padding(sample, generator):
+    x = sample[:20].to(torch.float64)
+    spectrum = coulomb_spectrum(x)
+    turned = x.act(haar_rotations(20, generator=generator, dtype=torch.float64)).translate(torch.ones(20, 3).double())
+    assert (coulomb_spectrum(turned) - spectrum).abs().max() < 1e-8
+    padded = coulomb_spectrum(x.pad(40))
+    assert (padded[:, : spectrum.shape[1]] - spectrum).abs().max() < 1e-8
+    assert padded[:, spectrum.shape[1] :].abs().max() == 0
+    # Hydrogen: 0.5 on the diagonal, 1 / (0.74 Å in bohr) off it.
+    off = 0.529177 / 0.74
+    assert coulomb_spectrum(pair("H", "H", 0.74).to(torch.float64))[0].tolist() == pytest.approx([0.5 + off, 0.5 - off])
+
+
+def test_nearest_jump_is_small_where_the_pose_is_about_to_flip(qm9):
+    """A molecule stretched until two principal axes all but agree."""
+    inertial = Inertial()
+    x = qm9.molecules[5000:5001].trim().to(torch.float64)
+    assert nearest_jump(Identity(), x) == float("inf")
+    c = inertial(x).x
+    spread = c.positions.square().sum(1).sqrt()[0]
+    even = c.with_(positions=c.positions * (spread.mean() / spread))
+    assert nearest_jump(inertial, even) <= nearest_jump(inertial, x)
+    assert nearest_jump(inertial, even) < 0.1

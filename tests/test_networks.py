@@ -38,9 +38,10 @@ def plain_mc_egnn(net, h, x):
     other = (1 - torch.eye(n, dtype=x.dtype))[..., None]
     for layer in net.layers:
         D = X[:, None] - X[None]
-        m = silu(mlp2(torch.cat([pairs(h), D.square().sum(-2)], -1), layer.message.first, layer.message.second))
-        A = mlp2(m, layer.mix[0], layer.mix[2]).reshape(n, n, net.channels, net.channels)
-        X = X + ((D @ A) * other[..., None]).sum(1) / n
+        r = D.square().sum(-2)
+        m = silu(mlp2(torch.cat([pairs(h), r], -1), layer.message.first, layer.message.second))
+        A = mlp2(m, layer.mix[0], layer.mix[2]).tanh().reshape(n, n, net.channels, net.channels)
+        X = X + ((D / ((r + 1e-8).sqrt() + 1)[:, :, None] @ A) * other[..., None]).sum(1) / n
         h = h + mlp2(torch.cat([h, (m * other).sum(1), h0], -1), layer.node[0], layer.node[2])
     return h, X
 
@@ -216,3 +217,16 @@ def test_a_frozen_network_passes_gradients_on_to_its_input():
     (frozen,) = torch.autograd.grad(net(z, t).sum(), [z])
     assert frozen.equal(all_trained)
     assert frozen.any()
+
+
+def test_mc_egnn_s_vectors_stay_of_a_molecule_s_size_whatever_the_weights():
+    torch.manual_seed(0)
+    layers, channels = 6, 4
+    net = MCEGNN(5, 16, layers, channels)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(30)
+    x = 2 * torch.randn(8, 12, 3)
+    _, X = net(torch.randn(8, 12, 5), x)
+    moved = torch.linalg.vector_norm(X.detach() - x[..., None], dim=-2)
+    assert float(moved.max()) <= layers * channels

@@ -82,8 +82,10 @@ def mc_egnn(net: MCEGNN, h: Tensor, x: Tensor, mask: Tensor) -> tuple[Tensor, Te
     X = x.flatten(0, 1)[..., None].expand(-1, -1, C)
     for layer in net.layers:
         D = X[edges.i] - X[edges.j]
-        m = _message(layer.message, h, D.square().sum(1), edges) * edges.mask
-        X = X + edges.sum((D @ layer.mix(m).view(-1, C, C)) * edges.mask[..., None]) / n
+        r = D.square().sum(1)
+        m = _message(layer.message, h, r, edges) * edges.mask
+        D = D / ((r + 1e-8).sqrt() + 1)[:, None]
+        X = X + edges.sum((D @ layer.mix(m).tanh().view(-1, C, C)) * edges.mask[..., None]) / n
         update = torch.nn.Sequential.forward(layer.node, torch.cat([h, edges.sum(m), h0], dim=1))
         h = (h + update) * edges.nodes
     return h.view(B, N, -1), X.view(B, N, 3, C)

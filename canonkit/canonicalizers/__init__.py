@@ -1,7 +1,7 @@
 """h: X -> G. One file per canonicalizer; `canonicalizer(name)` makes one by the name used in recipes and on the CLI."""
 
 from canonkit.canonicalizers.base import Canonical, Canonicalizer
-from canonkit.canonicalizers.certificate import Certificate, ImageCertificate, certify
+from canonkit.canonicalizers.certificate import Certificate, ImageCertificate, certify, nearest_jump
 from canonkit.canonicalizers.frame import Frame
 from canonkit.canonicalizers.identity import Identity
 from canonkit.canonicalizers.image import GCNN, Arbitrary, Copies, ImageCanonicalizer
@@ -42,4 +42,5 @@ __all__ = [
     "Inertial",
     "canonicalizer",
     "certify",
+    "nearest_jump",
 ]

@@ -1,7 +1,9 @@
 """Figures: take data, return a matplotlib Figure, keep no global state.
 
-molecule_grid     ball-and-stick drawings, projected along z of whatever frame the molecules stand in
-pose_density      where atoms lie in the xy plane: one panel per set, to see what a canonicalizer does
+draw              ball-and-stick drawings, projected along z of whatever frame the molecules stand in
+pose_profile      four numbers of pose as figures: planar molecules, long axes, ranks of atoms, distance of clouds
+property_map      molecules as points on a map
+pose_density      where atoms lie in the coordinate planes, one column per set, to see what a canonicalizer does
 noising           one molecule at several times of the forward process
 image_rows        rows of images, one per named set
 class_means       mean image of every digit, one row per named set, and what is left to learn per pixel
@@ -13,7 +15,8 @@ stability_steps   stability against network evaluations
 
 from canonkit.figures.base import Picture
 from canonkit.figures.images import activations, angle_histogram, class_means, image_rows
-from canonkit.figures.molecules import molecule_grid, noising, pose_density
+from canonkit.figures.molecules import draw, noising, pose_density
+from canonkit.figures.poses import pose_profile, property_map
 from canonkit.figures.training import stability_steps, training_curves
 
 __all__ = [
@@ -21,10 +24,12 @@ __all__ = [
     "activations",
     "angle_histogram",
     "class_means",
+    "draw",
     "image_rows",
-    "molecule_grid",
     "noising",
     "pose_density",
+    "pose_profile",
+    "property_map",
     "stability_steps",
     "training_curves",
 ]

@@ -6,103 +6,158 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from canonkit.figures.base import blank
-from canonkit.metrics.stability import bond_orders, stability
+from canonkit.metrics.stability import VALENCE, bond_orders, stability
 from canonkit.molecules import Molecules
 
 COLOURS = {"H": "#e6e6e6", "C": "#4d4d4d", "N": "#3b6fd4", "O": "#d9412f", "F": "#57b847"}
 RADII = {"H": 0.25, "C": 0.38, "N": 0.37, "O": 0.36, "F": 0.34}  # drawn, in Å: not atomic radii
-OTHER = "#b05fc4"
+OTHER, OTHER_RADIUS = "#b05fc4", 0.4
+AXES = {"x": "#c0392b", "y": "#27894a", "z": "#2c5fa8"}
+UNSTABLE = "#d00000"
+CIRCLE = np.stack([np.cos(a := np.linspace(0, 2 * np.pi, 20, endpoint=False)), np.sin(a)], -1)
+FOG = 0.5  # share of the background in the colour of the farthest atom
 
 
-def molecule_grid(
+def seen_bonds(molecules: Molecules) -> Tensor:
+    """Bond orders to draw, (B, N, N): those the molecules bring, else EDM's rule, else 1 within 1.25 covalent radii."""
+    if molecules.bonds is not None:
+        return torch.where(molecules.bonds == 4, 1, molecules.bonds)
+    if set(molecules.elements) <= set(VALENCE):
+        return bond_orders(molecules)
+    from rdkit.Chem import GetPeriodicTable
+
+    radius = torch.tensor([GetPeriodicTable().GetRcovalent(e) for e in molecules.elements])[molecules.types]
+    near = molecules.distances() < 1.25 * (radius[:, :, None] + radius[:, None])
+    real = molecules.mask[:, :, None] & molecules.mask[:, None, :]
+    return (near & real & ~torch.eye(near.shape[1], dtype=torch.bool)).long()
+
+
+def draw(
     molecules: Molecules,
     *,
     columns: int = 5,
     captions: Sequence[str] | None = None,
     title: str | None = None,
     mark_unstable: bool = False,
+    axes: bool = False,
+    overlay: bool = False,
     size: float = 1.7,
 ) -> Figure:
-    """Ball-and-stick drawings in a grid, x to the right, y up, z towards the reader (nearer atoms larger and in front).
+    """Ball-and-stick drawings, x to the right, y up, z towards the reader: nearer atoms larger, farther ones in a mist.
+
+    White ground, so that it reads in light and dark; vector output by `figure.savefig("molecules.pdf")`.
 
     Args:
-        molecules: drawn in the pose they have; all at one scale.
+        molecules: drawn in the pose they have, centred; all at one scale.
         columns: per row.
         captions: one per molecule.
         title: of the figure.
-        mark_unstable: ring atoms in red whose valence is wrong by EDM's rule.
+        mark_unstable: ring atoms in red whose valence is wrong by EDM's rule (H, C, N, O, F only).
+        axes: draw the axes of the frame, x red, y green, z blue (a dot: it points to the reader).
+        overlay: all molecules in one frame, see-through, instead of a grid.
         size: of one drawing, in inches.
+
+    Raises:
+        ValueError: no molecules.
     """
+    if not len(molecules):
+        raise ValueError("no molecules to draw")
     molecules = molecules.to("cpu").to(torch.float64).centred()
-    count = len(molecules)
+    count = 1 if overlay else len(molecules)
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = blank(size * columns, size * rows + (0.3 if title else 0) + (0.2 * rows if captions else 0))
-    axes = figure.subplots(rows, columns, squeeze=False)
+    size = 2.2 * size if overlay else size
+    line = 0.2 if captions and not overlay else 0
+    figure = blank(size * columns, (size + line) * rows + (0.3 if title else 0))
+    ax = figure.add_subplot()
     reach = max(2.0, float(molecules.positions[..., :2].abs().max()) + 0.6)
-    orders = bond_orders(molecules)
-    stable = stability(molecules).atoms
-    for b, ax in enumerate(axes.flat):
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-        ax.axis("off")
-        if b >= count:
-            continue
+    step = np.array([2 * reach, -2 * reach * (1 + line / size)])
+    ax.set(xlim=(-reach, -reach + columns * step[0]), ylim=(reach + rows * step[1], reach), aspect="equal")
+    ax.axis("off")
+    points = 72 * size / (2 * reach)  # per Å
+    orders = seen_bonds(molecules).numpy()
+    unstable = ~stability(molecules).atoms.numpy() if mark_unstable else np.zeros(molecules.mask.shape, dtype=bool)
+    shapes = []
+    for b in range(len(molecules)):
         n = int(molecules.sizes[b])
-        x = molecules.positions[b, :n].numpy()
+        place = np.zeros(2) if overlay else np.array([b % columns, b // columns]) * step
         symbols = [molecules.elements[k] for k in molecules.types[b, :n].tolist()]
-        unstable = ~stable[b, :n].numpy() if mark_unstable else np.zeros(n, dtype=bool)
-        _draw(ax, x, symbols, orders[b, :n, :n].numpy(), unstable, size / (2 * reach))
-        if captions is not None:
-            ax.set_title(captions[b], fontsize=8)
+        x = molecules.positions[b, :n].numpy()
+        shapes += _shapes(x, symbols, orders[b, :n, :n], unstable[b, :n], place, reach)
+        if axes and (b == 0 or not overlay):
+            _draw_axes(ax, place, reach, points)
+        if line:
+            ax.text(*(place + [0, -reach]), captions[b], ha="center", va="top", fontsize=8)
+    shapes.sort(key=lambda shape: shape[0])  # far ones first
+    _, polygons, faces, edges, widths = zip(*shapes, strict=True)
+    alpha = min(1.0, 0.25 + 2 / len(molecules)) if overlay else 1.0
+    ax.add_collection(
+        PolyCollection(
+            polygons, facecolors=faces, edgecolors=edges, linewidths=[w * points for w in widths], alpha=alpha, zorder=2
+        )
+    )
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
 
 
-def _draw(ax, x: np.ndarray, symbols: list[str], orders: np.ndarray, unstable: np.ndarray, inches_per_unit: float):
-    """One molecule on one axis: bonds first from far to near, then atoms."""
-    points = 72 * inches_per_unit  # per Å
-    depth = 1 + 0.08 * x[:, 2].clip(-4, 4)  # perspective, mild
-    i, j = np.nonzero(np.triu(orders))
-    # Double and triple bonds as parallel lines, a little apart across the bond.
-    segments, order_z = [], []
-    for a, b in zip(i, j, strict=True):
-        along = x[b, :2] - x[a, :2]
+def _shapes(x, symbols, orders, unstable, place, reach) -> list[tuple]:
+    """Polygons of one molecule as (depth, corners, face, edge, line width in Å): discs, and a bar per half bond."""
+    height = x[:, 2].clip(-reach, reach) / reach
+    larger = 1 + 0.15 * height
+    ground = np.ones(3)
+    mist = FOG * np.maximum(0, -height)[:, None]
+    colour = np.array([to_rgb(COLOURS.get(s, OTHER)) for s in symbols]) * (1 - mist) + ground * mist
+    edge = np.array([to_rgb(UNSTABLE if bad else "#222222") for bad in unstable]) * (1 - mist) + ground * mist
+    radius = np.array([RADII.get(s, OTHER_RADIUS) for s in symbols]) * larger
+    found = [
+        (x[i, 2], place + x[i, :2] + radius[i] * CIRCLE, colour[i], edge[i], 0.11 if unstable[i] else 0.035)
+        for i in range(len(x))
+    ]
+    for i, j in zip(*np.nonzero(orders), strict=True):  # both ways: a bar from each atom to the middle
+        middle = (x[i] + x[j]) / 2
+        along = middle[:2] - x[i, :2]
         across = np.array([-along[1], along[0]]) / max(1e-6, float(np.hypot(*along)))
-        for shift in np.linspace(-0.1, 0.1, orders[a, b]) if orders[a, b] > 1 else [0.0]:
-            segments.append([x[a, :2] + shift * across, x[b, :2] + shift * across])
-            order_z.append(x[[a, b], 2].mean())
-    if segments:
-        far_first = np.argsort(order_z)
-        ax.add_collection(LineCollection([segments[k] for k in far_first], colors="#8a8a8a", linewidths=0.11 * points))
-    near_last = np.argsort(x[:, 2])
-    radius = np.array([RADII.get(s, 0.4) for s in symbols])[near_last] * depth[near_last]
-    ax.scatter(
-        *x[near_last, :2].T,
-        s=(2 * radius * points) ** 2,
-        c=[COLOURS.get(symbols[k], OTHER) for k in near_last],
-        edgecolors=["#d00000" if unstable[k] else "#222222" for k in near_last],
-        linewidths=[min(1.6, 0.12 * points) if unstable[k] else min(0.5, 0.05 * points) for k in near_last],
-        zorder=3,
-    )
+        width = {1: 0.09, 2: 0.055, 3: 0.045}[int(orders[i, j])] * larger[i]
+        for shift in {1: (0,), 2: (-0.1, 0.1), 3: (-0.14, 0, 0.14)}[int(orders[i, j])]:
+            ends = [x[i, :2] + shift * across, middle[:2] + shift * across]
+            corners = [ends[0] - width * across, ends[0] + width * across, ends[1] + width * across]
+            corners = place + np.array([*corners, ends[1] - width * across])
+            face = 0.75 * colour[i] + 0.25 * 0.5
+            found.append(((x[i, 2] + middle[2]) / 2 - 0.01, corners, face, face, 0.0))
+    return found
+
+
+def _draw_axes(ax, place, reach, points) -> None:
+    corner = place + [-0.82 * reach, -0.82 * reach]
+    length = 0.35 * reach
+    ends = {"x": corner + [length, 0], "y": corner + [0, length]}
+    for name, end in ends.items():
+        ax.add_collection(LineCollection([[corner, end]], colors=AXES[name], linewidths=0.08 * points, zorder=1))
+        ax.text(*(corner + 1.25 * (end - corner)), name, color=AXES[name], fontsize=7, ha="center", va="center")
+    ax.plot(*corner, marker="o", markersize=0.22 * points, color=AXES["z"], zorder=1)
+    ax.text(*(corner - 0.4 * length), "z", color=AXES["z"], fontsize=7, ha="center", va="center")
 
 
 def pose_density(sets: Mapping[str, Molecules], *, limit: float = 5.0, bins: int = 120) -> Figure:
-    """Density of heavy atoms projected on xy and xz, one column per named set of molecules (log scale, shared)."""
-    figure = blank(2.6 * len(sets), 5.4)
-    axes = figure.subplots(2, len(sets), squeeze=False, sharex=True, sharey=True)
+    """Density of heavy atoms projected on xy, xz and yz, one column per named set of molecules (log scale, shared)."""
+    planes = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}
+    figure = blank(2.6 * len(sets), 2.55 * len(planes))
+    axes = figure.subplots(len(planes), len(sets), squeeze=False, sharex=True, sharey=True)
     histograms = {}
     for column, molecules in enumerate(sets.values()):
         m = molecules.to("cpu").centred()
         heavy = m.positions[m.mask & (m.numbers > 1)].numpy()
-        for row, axis in enumerate((1, 2)):
+        for row, (i, j) in enumerate(planes.values()):
             span = [[-limit, limit]] * 2
-            histograms[row, column] = np.histogram2d(heavy[:, 0], heavy[:, axis], bins, span)[0] / len(heavy)
-    top = max(h.max() for h in histograms.values())
+            histograms[row, column] = np.histogram2d(heavy[:, i], heavy[:, j], bins, span)[0] / max(1, len(heavy))
+    top = max(max(h.max() for h in histograms.values()), 1e-9)
     for (row, column), h in histograms.items():
         ax = axes[row, column]
         shown = np.log10(np.maximum(h.T, top * 1e-3))
@@ -110,9 +165,10 @@ def pose_density(sets: Mapping[str, Molecules], *, limit: float = 5.0, bins: int
         ax.set(xticks=(-4, 0, 4), yticks=(-4, 0, 4))
     for column, name in enumerate(sets):
         axes[0, column].set_title(name, fontsize=10)
-        axes[1, column].set_xlabel("x (Å)")
-    for row, label in enumerate(("y (Å)", "z (Å)")):
-        axes[row, 0].set_ylabel(label)
+    for row, (i, j) in enumerate(planes):
+        axes[row, 0].set_ylabel(f"{j} (Å)")
+        for ax in axes[row]:
+            ax.text(0.97, 0.04, f"{i} →", transform=ax.transAxes, color="white", fontsize=8, ha="right")
     return figure
 
 
@@ -127,4 +183,4 @@ def noising(process, molecule: Molecules, times: Sequence[int] = (0, 100, 250, 5
         z_t = alpha2.sqrt() * z + (1 - alpha2).sqrt() * eps
         shown.append(process.space.decode(z_t, mask))
     captions = [f"t = {t}" for t in times]
-    return molecule_grid(Molecules.cat(shown), columns=len(times), captions=captions, size=2.0)
+    return draw(Molecules.cat(shown), columns=len(times), captions=captions, size=2.0)

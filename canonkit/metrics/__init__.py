@@ -3,7 +3,15 @@
 from canonkit.metrics.chemistry import Chemistry, chemistry, known_smiles, smiles_of
 from canonkit.metrics.denoising import Interval, bootstrap, denoising_errors
 from canonkit.metrics.evaluation import Evaluation, evaluate
-from canonkit.metrics.poses import PoseStatistics, pose_statistics
+from canonkit.metrics.poses import (
+    PoseStatistics,
+    pose_statistics,
+    pose_values,
+    principal_rms,
+    rank_spread,
+    sliced_wasserstein,
+)
+from canonkit.metrics.properties import coulomb_spectrum, properties
 from canonkit.metrics.stability import Stability, bond_orders, stability
 
 __all__ = [
@@ -18,7 +26,13 @@ __all__ = [
     "denoising_errors",
     "evaluate",
     "known_smiles",
+    "coulomb_spectrum",
     "pose_statistics",
+    "pose_values",
+    "principal_rms",
+    "properties",
+    "rank_spread",
+    "sliced_wasserstein",
     "smiles_of",
     "stability",
 ]

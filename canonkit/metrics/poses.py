@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from canonkit.molecules import Molecules
 from canonkit.tables import html_table
@@ -49,21 +50,98 @@ class PoseStatistics:
         )
 
 
+def _principal(molecules: Molecules) -> tuple[Tensor, Tensor]:
+    """Variances along the principal axes, rising, (B, 3), and the axes as columns, (B, 3, 3), of centred molecules."""
+    x, n = molecules.positions, molecules.sizes.clamp(min=1).to(molecules.positions.dtype)
+    variance, axes = torch.linalg.eigh(x.mT @ x / n[:, None, None])
+    return variance.clamp(min=0), axes
+
+
+def principal_rms(molecules: Molecules) -> Tensor:
+    """rms of the atoms along the thinnest, the middle and the longest principal axis in Å, (B, 3)."""
+    return _principal(molecules.centred())[0].sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class PoseValues:
+    """What pose statistics are made of, per molecule (B,).
+
+    Args:
+        planar: whether it is planar.
+        rms_z: root mean square of z over its atoms, in Å.
+        long_axis: |cos| between its longest principal axis and x.
+    """
+
+    planar: Tensor
+    rms_z: Tensor
+    long_axis: Tensor
+
+
 @torch.no_grad()
-def pose_statistics(molecules: Molecules) -> PoseStatistics:
-    """Pose statistics of molecules with at least three atoms each; smaller ones are left out."""
+def pose_values(molecules: Molecules) -> PoseValues:
+    """Pose values of molecules with at least three atoms each; smaller ones are left out.
+
+    Raises:
+        ValueError: no such molecule.
+    """
     molecules = molecules[molecules.sizes >= 3].centred().to(torch.float64)
     if not len(molecules):
         raise ValueError("no molecule of three atoms or more given")
-    x, n = molecules.positions, molecules.sizes.double()[:, None]
-    variance, axes = torch.linalg.eigh(x.mT @ x / n[..., None])
-    planar = variance[:, 0].clamp(min=0).sqrt() < PLANAR
-    square = x.square().sum(1)
-    z = (square[planar, 2].sum() / n[planar].sum()).sqrt() if planar.any() else torch.tensor(torch.nan)
+    variance, axes = _principal(molecules)
+    z = (molecules.positions[..., 2].square().sum(1) / molecules.sizes).sqrt()
+    return PoseValues(variance[:, 0].sqrt() < PLANAR, z, axes[:, 0, 2].abs())
+
+
+@torch.no_grad()
+def pose_statistics(molecules: Molecules) -> PoseStatistics:
+    """Pose statistics of molecules with at least three atoms each; smaller ones are left out."""
+    values = pose_values(molecules)
+    molecules = molecules[molecules.sizes >= 3].centred().to(torch.float64)
+    n = molecules.sizes.double()
+    planar = values.planar
+    z = (values.rms_z.square() * n)[planar].sum() / n[planar].sum() if planar.any() else torch.tensor(torch.nan)
     return PoseStatistics(
         molecules=len(molecules),
-        rms=tuple((square.sum(0) / n.sum()).sqrt().tolist()),
+        rms=tuple((molecules.positions.square().sum((0, 1)) / n.sum()).sqrt().tolist()),
         planar_share=float(planar.double().mean()),
-        planar_rms_z=float(z),
-        long_axis=float(axes[:, 0, 2].abs().mean()),
+        planar_rms_z=float(z.sqrt()),
+        long_axis=float(values.long_axis.mean()),
     )
+
+
+@torch.no_grad()
+def rank_spread(molecules: Molecules) -> Tensor:
+    """How far the positions of the r-th atoms scatter over molecules, sqrt(mean |x_r - mean x_r|^2) in Å, (N,).
+
+    NaN for ranks that fewer than two molecules have. Small where pose and order say where an atom is.
+    """
+    molecules = molecules.centred().to(torch.float64)
+    real = molecules.mask[..., None].double()
+    count = real.sum(0)
+    mean = (molecules.positions * real).sum(0) / count.clamp(min=1)
+    spread = ((molecules.positions - mean).square() * real).sum(0).sum(-1) / count[:, 0].clamp(min=1)
+    return torch.where(count[:, 0] > 1, spread.sqrt(), torch.nan)
+
+
+@torch.no_grad()
+def sliced_wasserstein(a: Molecules, b: Molecules, *, directions: int = 128, seed: int = 0) -> float:
+    """Sliced Wasserstein distance in Å between the clouds of heavy atoms of two sets in the poses they have.
+
+    Mean over random directions u of the 1-Wasserstein distance between the atoms' projections x . u. Only sets in the
+    same pose come near zero, so it tells whether generated molecules stand like the training ones.
+
+    Raises:
+        ValueError: a set without heavy atoms.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.nn.functional.normalize(torch.randn(3, directions, generator=generator, dtype=torch.float64), dim=0)
+    quantiles = torch.linspace(0, 1, 512, dtype=torch.float64)
+    sides = []
+    for molecules in (a, b):
+        m = molecules.to("cpu").centred().to(torch.float64)
+        x = m.positions[m.mask & (m.numbers > 1)]
+        if not len(x):
+            raise ValueError("a set of molecules has no heavy atoms to compare")
+        along = (x @ u).sort(0).values
+        sides.append(along[(quantiles * (len(x) - 1)).round().long()])
+    return float((sides[0] - sides[1]).abs().mean())

@@ -1,0 +1,69 @@
+"""How canonical a set of molecules stands, and where they lie on a map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from canonkit.figures.base import blank
+from canonkit.metrics.poses import pose_values, rank_spread, sliced_wasserstein
+from canonkit.molecules import Molecules
+
+
+def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None) -> Figure:
+    """Four figures of pose: z of planar molecules, direction of the long axis, spread by atom rank, distance of clouds.
+
+    Args:
+        sets: molecules by name, in the poses they have.
+        reference: the set from which the sliced Wasserstein distance is taken; by default the first.
+    """
+    names = list(sets)
+    reference = names[0] if reference is None else reference
+    if reference not in sets:
+        raise ValueError(f"no set is called {reference!r}: choose from {', '.join(names)}")
+    figure = blank(11, 5.4)
+    flat, long, rank, far = figure.subplots(2, 2).flat
+    bins = np.logspace(-3, 0.5, 36)
+    for k, (name, molecules) in enumerate(sets.items()):
+        values, colour = pose_values(molecules.to("cpu")), f"C{k}"
+        z = values.rms_z[values.planar].clamp(min=bins[0]).numpy()
+        label = f"{name} ({len(z)} planar)"
+        flat.hist(z, bins, weights=np.full(len(z), 1 / max(1, len(z))), histtype="step", color=colour, label=label)
+        cosines = values.long_axis.numpy()
+        shares = np.full(len(cosines), 1 / len(cosines))
+        long.hist(cosines, np.linspace(0, 1, 31), weights=shares, histtype="step", color=colour, label=name)
+        spread = rank_spread(molecules.to("cpu"))
+        rank.plot(np.arange(len(spread)), spread.numpy(), color=colour, linewidth=1.2, label=name)
+        distance = sliced_wasserstein(molecules, sets[reference])
+        far.barh(len(sets) - k, distance, color=colour)
+        far.text(distance, len(sets) - k, f" {distance:.3f}", va="center", fontsize=8)
+    flat.set(xscale="log", xlabel="rms of z (Å)", title="planar molecules: how far out of the xy plane")
+    long.axhline(1 / 30, color="black", linewidth=0.8, linestyle=":")
+    long.set(xlabel="|cos(long axis, x)|", title="direction of the long axis (dotted: any)")
+    rank.set(xlabel="rank of the atom", ylabel="Å", title="spread of the r-th atom's position", ylim=(0, None))
+    far.set_yticks([len(sets) - k for k in range(len(sets))], names, fontsize=9)
+    far.set(xlabel="sliced Wasserstein distance of heavy atoms (Å)", title=f"distance from: {reference}")
+    far.set_xlim(0, 1.2 * far.get_xlim()[1])
+    flat.legend(fontsize=7)
+    for ax in (flat, long):
+        ax.set_ylabel("share")
+    for ax in (flat, long, rank, far):
+        ax.title.set_fontsize(10)
+    return figure
+
+
+def property_map(properties: Mapping[str, Tensor], x: str, y: str, colour: str) -> Figure:
+    """Molecules as points: two properties as axes, a third as colour (grey where it is not known)."""
+    figure = blank(5.4, 4)
+    ax = figure.add_subplot()
+    across, up, shade = (torch.as_tensor(properties[name]).double().cpu() for name in (x, y, colour))
+    ax.scatter(across[shade.isnan()], up[shade.isnan()], s=14, color="#bbbbbb")
+    known = ~shade.isnan()
+    points = ax.scatter(across[known], up[known], s=14, c=shade[known], cmap="viridis")
+    figure.colorbar(points, ax=ax, label=colour)
+    ax.set(xlabel=x, ylabel=y)
+    return figure

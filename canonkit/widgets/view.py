@@ -1,0 +1,132 @@
+"""Molecules to turn with the mouse: py3Dmol over a picture that is there whatever happens.
+
+The output of `show` is a picture and a script. Where the script may run and 3Dmol.js can be had, it puts the 3D view in
+the picture's place; in a saved notebook that nobody trusted, on a code host or without WebGL the picture stays.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from canonkit.figures.molecules import AXES, UNSTABLE, draw
+from canonkit.metrics.stability import stability
+from canonkit.molecules import Molecules
+from canonkit.widgets import threedmol
+from canonkit.widgets.panes import blocks, style
+
+SCREEN = 80  # pixels per inch of a figure
+HELP = f"<p><small>{threedmol.HELP}</small></p>"
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What `show` returns: shows itself in a notebook.
+
+    Args:
+        page: HTML with picture and script.
+        picture: the PNG file alone.
+    """
+
+    page: str
+    picture: bytes
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        return {"text/html": self.page, "text/plain": "3D view"}
+
+    def __repr__(self) -> str:
+        return "View(show it last in a notebook's cell)"
+
+
+def show(
+    molecules: Molecules,
+    *,
+    captions: Sequence[str] | None = None,
+    columns: int = 4,
+    mark_unstable: bool = False,
+    axes: bool = False,
+    linked: bool = True,
+    size: int = 200,
+) -> View:
+    """Molecules in 3D, in the pose they have, in a grid.
+
+    Args:
+        molecules: a few dozen at most; each gets a viewer.
+        captions: one per molecule.
+        columns: per row.
+        mark_unstable: a red halo around atoms whose valence is wrong by EDM's rule (H, C, N, O, F only).
+        axes: the axes of the frame, x red, y green, z blue.
+        linked: turn all together.
+        size: of one viewer, in pixels.
+
+    Raises:
+        ValueError: no molecules; captions of another number.
+    """
+    if captions is not None and len(captions) != len(molecules):
+        raise ValueError(f"{len(captions)} captions for {len(molecules)} molecules: give one each")
+    molecules = molecules.to("cpu").to(torch.float64).centred()
+    columns = min(columns, len(molecules))
+    figure = draw(
+        molecules, columns=columns, captions=captions, mark_unstable=mark_unstable, axes=axes, size=size / SCREEN
+    )
+    png, shape = figure._repr_png_()
+    local = threedmol.local_copy() is not None
+    image = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    picture = f'<img src="{image}" width="{shape["width"]}" height="{shape["height"]}" alt="molecules">'
+    if not local and os.environ.get(threedmol.OFFLINE) == "1":
+        return View(f"<div>{picture}{HELP}</div>", png)
+    viewer = _viewer(molecules, captions, columns, mark_unstable, axes, linked, size)
+    page = viewer.write_html()
+    name = f"canonkit-{viewer.uniqueid}"
+    script = f"""{threedmol.loader()}
+window.canonkit3Dmol({json.dumps(local)}, {json.dumps(threedmol.usual_address())}, () => {{
+  const scene = document.getElementById("{name}");
+  scene.innerHTML = {_quoted(page)};
+  for (const old of scene.querySelectorAll("script")) {{
+    const fresh = document.createElement("script");  // one set as HTML does not run
+    fresh.text = old.text;
+    old.replaceWith(fresh);
+  }}
+}}, () => {{
+  document.getElementById("{name}").insertAdjacentHTML("beforeend", {_quoted(HELP)});
+}});"""
+    return View(f'<div id="{name}">{picture}</div><script>{script}</script>', png)
+
+
+def _quoted(text: str) -> str:
+    """A JavaScript string that may stand inside a script element."""
+    return json.dumps(text).replace("</", "<\\/")
+
+
+def _viewer(molecules, captions, columns, mark_unstable, axes, linked, size):
+    import py3Dmol
+
+    rows = -(-len(molecules) // columns)
+    viewer = py3Dmol.view(width=columns * size, height=rows * size, viewergrid=(rows, columns), linked=linked)
+    unstable = ~stability(molecules).atoms if mark_unstable else torch.zeros_like(molecules.mask)
+    for b, block in enumerate(blocks(molecules)):
+        at = divmod(b, columns)
+        viewer.addModel(block, "sdf", viewer=at)
+        viewer.setStyle(style(molecules.elements), viewer=at)
+        for x in molecules.positions[b, unstable[b] & molecules.mask[b]].tolist():
+            sphere = {"center": dict(zip("xyz", x, strict=True)), "radius": 0.55, "color": UNSTABLE, "opacity": 0.35}
+            viewer.addSphere(sphere, viewer=at)
+        if axes:
+            for k, (axis, colour) in enumerate(AXES.items()):
+                end = {other: 1.6 * (i == k) for i, other in enumerate("xyz")}
+                arrow = {"start": {"x": 0, "y": 0, "z": 0}, "end": end, "radius": 0.05, "color": colour}
+                viewer.addArrow(arrow, viewer=at)
+                label = {"position": end, "fontColor": colour, "backgroundOpacity": 0, "fontSize": 12}
+                viewer.addLabel(axis, label, viewer=at)
+        viewer.zoomTo(viewer=at)
+        if captions is not None:
+            place = {"position": {"x": 4, "y": 4, "z": 0}, "useScreen": True, "fontSize": 12}
+            text = html.escape(captions[b])
+            viewer.addLabel(text, place | {"fontColor": "black", "backgroundOpacity": 0}, viewer=at)
+    return viewer

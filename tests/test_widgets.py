@@ -1,0 +1,177 @@
+"""The 3D views as far as Python goes: what they send to the browser. That it draws there, test_notebooks sees."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import canonkit as ck
+from canonkit.canonicalizers import Identity, Inertial
+from canonkit.groups import rotate
+from canonkit.widgets import threedmol
+from canonkit.widgets.turning import Turning
+
+
+@pytest.fixture(autouse=True)
+def jupyter_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.delenv("CANONKIT_3DMOL", raising=False)
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    file = tmp_path / "3Dmol-min.js"
+    file.write_text("// a copy")
+    monkeypatch.setenv("CANONKIT_3DMOL", str(file))
+
+
+# -- where 3Dmol.js comes from ----------------------------------------------------------------------------------------
+
+
+def test_a_named_copy_is_put_where_jupyter_finds_it(copy, tmp_path):
+    path = threedmol.local_copy()
+    assert path == tmp_path / "jupyter" / "labextensions" / "canonkit" / "3Dmol-min.js"
+    assert path.read_text() == "// a copy"
+
+
+def test_a_copy_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("CANONKIT_3DMOL", "nowhere.js")
+    with pytest.raises(FileNotFoundError, match=r"nowhere.js, which is no file: give a copy of 3Dmol-min.js"):
+        threedmol.local_copy()
+
+
+def test_without_copy_and_network_the_view_is_the_picture_and_says_how_to_get_more(sample):
+    assert threedmol.local_copy() is None
+    page = ck.show(sample[:2])._repr_mimebundle_()["text/html"]
+    assert "<script" not in page
+    assert "CANONKIT_3DMOL" in page
+    png = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", page)[1])
+    assert png.startswith(b"\x89PNG")
+
+
+# -- show -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_view_has_picture_and_every_molecule_with_its_bonds(sample, copy):
+    view = ck.show(sample[:3], captions=["one", "two", "<three>"], columns=2, axes=True)
+    page = view._repr_mimebundle_()["text/html"]
+    assert page.index("<img") < page.index("<script")
+    assert page.count("V2000") == 3
+    assert "&lt;three&gt;" in page
+    assert view.picture.startswith(b"\x89PNG")
+    assert page.count("</script>") == 1  # what is quoted inside does not end the script
+    assert "3Dmol-min.js" in page
+    assert len(page) < 200_000 + len(view.picture) * 4 / 3  # 3Dmol.js itself is not in it
+
+
+def test_captions_must_be_one_per_molecule(sample, copy):
+    with pytest.raises(ValueError, match="2 captions for 3 molecules"):
+        ck.show(sample[:3], captions=["a", "b"])
+    with pytest.raises(ValueError, match="no molecules"):
+        ck.show(sample[:0])
+
+
+# -- the inspector ----------------------------------------------------------------------------------------------------
+
+
+def pane(inspector, k):
+    lines = inspector.panes.panes[k]["block"].splitlines()
+    return np.array([[float(v) for v in line.split()[:3]] for line in lines[4 : 4 + int(lines[3][:3])]])
+
+
+@pytest.fixture
+def inspector(sample):
+    return ck.inspect_pose(Inertial(), sample[10:14])
+
+
+def test_turning_changes_the_left_pane_and_not_the_right(inspector):
+    before = pane(inspector, 0), pane(inspector, 1)
+    inspector.turns[0].value, inspector.turns[2].value = 40, -75
+    assert np.abs(pane(inspector, 0) - before[0]).max() > 0.5
+    assert np.abs(pane(inspector, 1) - before[1]).max() < 2e-3
+    assert inspector.panes.panes[0]["axes"] != inspector.panes.panes[1]["axes"]
+
+
+def test_the_turned_molecule_is_the_molecule(inspector):
+    distances = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (pane(inspector, 0),)]
+    inspector.turns[1].value = 90
+    assert np.abs(np.linalg.norm((x := pane(inspector, 0))[:, None] - x[None], axis=-1) - distances[0]).max() < 1e-3
+
+
+def test_mirror_order_and_jitter_reach_the_numbers(inspector):
+    still = float(inspector.update()["c(x)"]["moved (Å)"])
+    inspector.order.value = 3
+    assert float(inspector.update()["c(x)"]["moved (Å)"]) == pytest.approx(still, abs=1e-3)
+    assert "order of atoms" in inspector.numbers.value
+    inspector.mirror.value = True
+    assert float(inspector.update()["c(x)"]["moved (Å)"]) > 0.05
+    assert inspector.update()["c(x)"]["det h(x)"] == "+1.000"
+    inspector.mirror.value, inspector.jitter.value = False, 0.1
+    assert 0.01 < float(inspector.update()["c(x)"]["moved (Å)"]) < 5
+
+
+def test_several_canonicalizers_stand_side_by_side(sample):
+    inspector = ck.inspect_pose({"inertial": Inertial(), "none": Identity()}, sample[:2])
+    inspector.turns[0].value = 60
+    found = inspector.update()
+    assert float(found["inertial"]["moved (Å)"]) < 1e-3 < 0.1 < float(found["none"]["moved (Å)"])
+    assert [p["title"] for p in inspector.panes.panes] == ["x", "c(x), inertial", "c(x), none"]
+    assert found["none"]["nearest jump (Å)"] == "none up to 0.5"
+
+
+def test_another_molecule_starts_the_cameras_anew(inspector):
+    zoom = inspector.panes.zoom
+    inspector.which.value = 2
+    assert inspector.panes.zoom == zoom + 1
+    assert len(pane(inspector, 0)) == int(inspector.molecules.sizes[2])
+
+
+def test_where_the_browser_cannot_draw_python_does(inspector):
+    assert inspector.panes.picture == ""
+    inspector.panes.flat = True
+    first = inspector.panes.picture
+    assert base64.b64decode(first).startswith(b"\x89PNG")
+    inspector.turns[0].value = 30
+    assert inspector.panes.picture != first
+
+
+# -- the explorer -----------------------------------------------------------------------------------------------------
+
+
+def test_the_explorer_shows_the_chosen_molecule_and_its_numbers(sample):
+    explorer = ck.explore(sample[:50])
+    assert set(explorer.map.properties) == {"atoms", "heavy atoms", "thickness (Å)", "elongation", "stable atoms"}
+    json.dumps(explorer.map.properties)
+    explorer.map.chosen = 7
+    assert explorer.map.panes[0]["title"] == "molecule 7"
+    assert "molecule 7: atoms" in explorer.numbers.value
+    explorer.menus[0].value = "elongation"
+    assert explorer.map.x == "elongation"
+
+
+def test_properties_of_ones_own_may_be_unknown_for_some(sample):
+    explorer = ck.explore(sample[:3], {"a": torch.tensor([1.0, torch.nan, 2.0]), "b": [1, 2, 3]})
+    assert explorer.map.properties["a"] == [1.0, None, 2.0]
+    with pytest.raises(ValueError, match="a map needs two"):
+        ck.explore(sample[:3], {"a": [1, 2, 3]})
+    with pytest.raises(ValueError, match=r"b has shape \(2,\), expected \(3,\)"):
+        ck.explore(sample[:3], {"a": [1, 2, 3], "b": [1, 2]})
+
+
+# -- the slider of images ---------------------------------------------------------------------------------------------
+
+
+def test_turning_an_image_keeps_its_canonical_image(rotmnist_small):
+    x = rotmnist_small.part("test")[:3]
+    turning = Turning(ck.canonicalizer("copies16").eval(), x)
+    shown = []
+    for degrees in (0, 90, 270):
+        turning.angle.value = degrees
+        axes = turning.picture().axes
+        shown.append([np.asarray(ax.images[0].get_array()) for ax in axes[:2]])
+        assert np.array_equal(shown[-1][0], rotate(x[:1], float(degrees))[0, 0].numpy())
+    assert all(np.array_equal(other[1], shown[0][1]) for other in shown)
+    assert not np.array_equal(shown[0][0], shown[1][0])
