@@ -37,6 +37,7 @@ _WHERE = {
     "properties": "canonkit.metrics",
     "table1": "canonkit.results",
     "table2": "canonkit.results",
+    "pose_table": "canonkit.results",
 }
 __all__ = sorted([*_WHERE, "train"])
 

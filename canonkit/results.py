@@ -8,14 +8,15 @@ each row states.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from canonkit.data.qm9 import QM9
 from canonkit.data.rotmnist import RotMNIST
 from canonkit.files import replacing
-from canonkit.metrics import bootstrap, denoising_errors, evaluate, known_smiles
+from canonkit.metrics import bootstrap, denoising_errors, evaluate, known_smiles, pose_statistics
+from canonkit.molecules import Molecules
 from canonkit.recipes import Run
 from canonkit.tables import html_table, text_table
 from canonkit.training import validate
@@ -149,6 +150,26 @@ def table2(evaluations: Iterable[dict] | None = None) -> Table:
     if measured:
         notes.append("Minus UNet's: mean over test images of the difference, both under the same noise.")
     return Table("Table 2: RotMNIST, mean squared denoising error", header, rows, notes)
+
+
+def pose_table(sets: Mapping[str, Molecules]) -> Table:
+    """Pose statistics of named sets of molecules, one row each."""
+    header = [
+        "set",
+        "molecules",
+        "rms of x, y, z (Å)",
+        "planar",
+        "rms of z of planar ones (Å)",
+        "mean |cos(long axis, x)|",
+    ]
+    rows = []
+    for name, molecules in sets.items():
+        s = pose_statistics(molecules)
+        rms = ", ".join(f"{r:.2f}" for r in s.rms)
+        flat = [f"{s.planar_share:.1%}", f"{s.planar_rms_z:.3f}", f"{s.long_axis:.3f}"]
+        rows.append([name, f"{s.molecules:,}", rms, *flat])
+    notes = ["A long axis that points anywhere has a mean |cos| of 0.5. Molecules of three atoms or more."]
+    return Table("Poses", header, rows, notes)
 
 
 def _protocol(e: dict) -> str:

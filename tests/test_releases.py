@@ -6,6 +6,7 @@ import pytest
 
 import canonkit as ck
 from canonkit import releases
+from canonkit.metrics import denoising_errors
 from canonkit.recipes import train_recipe
 from canonkit.training import validate
 
@@ -110,7 +111,22 @@ def test_better_weights_replace_worse_ones_and_not_the_other_way_round(shipped, 
     assert set(releases.cards()) == {"canon+GDM", "another"}
 
 
-@pytest.mark.parametrize("name", releases.cards())
+def shipped_for(data):
+    return [name for name, card in releases.cards().items() if card["data"]["name"] == data]
+
+
+@pytest.mark.parametrize("name", shipped_for("RotMNIST"))
+def test_shipped_weights_denoise_digits_as_their_card_states(rotmnist_small, name):
+    """On other digits than the card's, so within the sampling error of five hundred."""
+    errors = denoising_errors(ck.load(name).model, rotmnist_small.part("test")[:500])
+    sampling = float(errors.std()) / len(errors) ** 0.5
+    assert float(errors.mean()) == pytest.approx(
+        releases.cards()[name]["evaluation"]["denoising_error"], abs=4 * sampling
+    )
+    assert 4 * sampling < 0.5 * float(errors.mean())
+
+
+@pytest.mark.parametrize("name", shipped_for("QM9"))
 def test_shipped_weights_have_the_validation_loss_that_their_card_states(qm9, name):
     card, run = releases.cards()[name], ck.load(name)
     assert card["data"]["sha256"] == qm9.sha256

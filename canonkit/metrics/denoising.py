@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from canonkit.model import OrbitModel
 
@@ -33,6 +32,8 @@ class Interval:
 @torch.no_grad()
 def denoising_errors(model: OrbitModel, images: Tensor, *, seed: int = 0, progress: bool = False) -> Tensor:
     """The error of every image, (B,), at one time and noise each; canonicalized first where the model does so."""
+    from tqdm.auto import tqdm
+
     generator = torch.Generator().manual_seed(seed)
     device, process, was_training = model.size_counts.device, model.process, model.training
     model.eval()
