@@ -334,3 +334,22 @@ def test_notebook_runs_in_jupyterlab_without_network(path, lab, room, browser, t
     assert cells.locator("img").evaluate_all(DRAWN) >= max(1, pictures(committed))
     assert browser.outside == []
     assert browser.errors == [], browser.console
+
+
+@pytest.mark.browser
+@each_notebook
+def test_reopened_notebook_shows_its_pictures_without_running(path, lab, room, browser, tmp_path):
+    shutil.copy(path, room)
+    page = browser.page
+    try:
+        page.goto(f"{lab}lab/tree/{path.name}")
+        page.wait_for_function(READY, arg=len(code_cells(nbformat.read(path, as_version=4))))
+        page.wait_for_timeout(1000)
+        shown = page.locator(".jp-CodeCell .jp-OutputArea img").evaluate_all(DRAWN)
+    finally:
+        folder = Path(os.environ.get("CANONKIT_SCREENSHOTS", tmp_path / "screenshots"))
+        take_screenshots(page, f"{path.stem}-reopened", folder)
+    committed = nbformat.read(path, as_version=4)
+    in_pages = sum("<img" in o.get("data", {}).get("text/html", "") for o in outputs(committed))
+    assert shown >= pictures(committed) + in_pages > 0
+    assert browser.outside == []
