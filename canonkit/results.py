@@ -16,6 +16,7 @@ from canonkit.data.qm9 import QM9
 from canonkit.data.rotmnist import RotMNIST
 from canonkit.files import replacing
 from canonkit.metrics import bootstrap, denoising_errors, evaluate, known_smiles, pose_statistics
+from canonkit.metrics.poses import PLANAR
 from canonkit.molecules import Molecules
 from canonkit.recipes import Run
 from canonkit.tables import html_table, text_table
@@ -152,8 +153,8 @@ def table2(evaluations: Iterable[dict] | None = None) -> Table:
     return Table("Table 2: RotMNIST, mean squared denoising error", header, rows, notes)
 
 
-def pose_table(sets: Mapping[str, Molecules]) -> Table:
-    """Pose statistics of named sets of molecules, one row each."""
+def pose_table(sets: Mapping[str, Molecules], planar: float = PLANAR) -> Table:
+    """Pose statistics of named sets of molecules, one row each; `planar` as for `canonkit.metrics.pose_values`."""
     header = [
         "set",
         "molecules",
@@ -164,11 +165,14 @@ def pose_table(sets: Mapping[str, Molecules]) -> Table:
     ]
     rows = []
     for name, molecules in sets.items():
-        s = pose_statistics(molecules)
+        s = pose_statistics(molecules, planar)
         rms = ", ".join(f"{r:.2f}" for r in s.rms)
         flat = [f"{s.planar_share:.1%}", f"{s.planar_rms_z:.3f}", f"{s.long_axis:.3f}"]
         rows.append([name, f"{s.molecules:,}", rms, *flat])
-    notes = ["A long axis that points anywhere has a mean |cos| of 0.5. Molecules of three atoms or more."]
+    notes = [
+        f"Planar: rms along the thinnest principal axis below {planar:g} Å. A long axis that points anywhere has a "
+        "mean |cos| of 0.5. Molecules of three atoms or more."
+    ]
     return Table("Poses", header, rows, notes)
 
 

@@ -10,16 +10,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from canonkit.figures.base import blank
-from canonkit.metrics.poses import pose_values, rank_spread, sliced_wasserstein
+from canonkit.metrics.poses import PLANAR, pose_values, rank_spread, sliced_wasserstein
 from canonkit.molecules import Molecules
 
 
-def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None) -> Figure:
+def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, planar: float = PLANAR) -> Figure:
     """Four figures of pose: z of planar molecules, direction of the long axis, spread by atom rank, distance of clouds.
 
     Args:
         sets: molecules by name, in the poses they have.
         reference: the set from which the sliced Wasserstein distance is taken; by default the first.
+        planar: rms in Å along the thinnest principal axis below which a molecule counts as planar.
     """
     names = list(sets)
     reference = names[0] if reference is None else reference
@@ -29,7 +30,7 @@ def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None) ->
     flat, long, rank, far = figure.subplots(2, 2).flat
     bins = np.logspace(-3, 0.5, 36)
     for k, (name, molecules) in enumerate(sets.items()):
-        values, colour = pose_values(molecules.to("cpu")), f"C{k}"
+        values, colour = pose_values(molecules.to("cpu"), planar), f"C{k}"
         z = values.rms_z[values.planar].clamp(min=bins[0]).numpy()
         label = f"{name} ({len(z)} planar)"
         flat.hist(z, bins, weights=np.full(len(z), 1 / max(1, len(z))), histtype="step", color=colour, label=label)

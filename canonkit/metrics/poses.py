@@ -78,8 +78,10 @@ class PoseValues:
 
 
 @torch.no_grad()
-def pose_values(molecules: Molecules) -> PoseValues:
+def pose_values(molecules: Molecules, planar: float = PLANAR) -> PoseValues:
     """Pose values of molecules with at least three atoms each; smaller ones are left out.
+
+    `planar` is the rms in Å along the thinnest principal axis below which a molecule counts as planar.
 
     Raises:
         ValueError: no such molecule.
@@ -89,21 +91,21 @@ def pose_values(molecules: Molecules) -> PoseValues:
         raise ValueError("no molecule of three atoms or more given")
     variance, axes = _principal(molecules)
     z = (molecules.positions[..., 2].square().sum(1) / molecules.sizes).sqrt()
-    return PoseValues(variance[:, 0].sqrt() < PLANAR, z, axes[:, 0, 2].abs())
+    return PoseValues(variance[:, 0].sqrt() < planar, z, axes[:, 0, 2].abs())
 
 
 @torch.no_grad()
-def pose_statistics(molecules: Molecules) -> PoseStatistics:
-    """Pose statistics of molecules with at least three atoms each; smaller ones are left out."""
-    values = pose_values(molecules)
+def pose_statistics(molecules: Molecules, planar: float = PLANAR) -> PoseStatistics:
+    """Pose statistics of molecules with at least three atoms each; `planar` as for `pose_values`."""
+    values = pose_values(molecules, planar)
     molecules = molecules[molecules.sizes >= 3].centred().to(torch.float64)
     n = molecules.sizes.double()
-    planar = values.planar
-    z = (values.rms_z.square() * n)[planar].sum() / n[planar].sum() if planar.any() else torch.tensor(torch.nan)
+    flat = values.planar
+    z = (values.rms_z.square() * n)[flat].sum() / n[flat].sum() if flat.any() else torch.tensor(torch.nan)
     return PoseStatistics(
         molecules=len(molecules),
         rms=tuple((molecules.positions.square().sum((0, 1)) / n.sum()).sqrt().tolist()),
-        planar_share=float(planar.double().mean()),
+        planar_share=float(flat.double().mean()),
         planar_rms_z=float(z.sqrt()),
         long_axis=float(values.long_axis.mean()),
     )

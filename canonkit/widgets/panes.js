@@ -1,5 +1,5 @@
 // Several 3D panes side by side, redrawn when the molecules change. Traits: panes [{title, block, axes, halo}],
-// style, size, zoom (a number: when it changes the cameras start anew), local, address, picture (PNG, without WebGL).
+// ball_and_stick (3Dmol's style), size, zoom (a number: when it changes the cameras start anew), local, address, picture (PNG, without WebGL).
 function drawPane(viewer, pane, style) {
   viewer.removeAllModels();
   viewer.removeAllShapes();
@@ -42,7 +42,7 @@ function makePanes(model, el) {
     panes.forEach((pane, k) => {
       const [title, viewer] = viewers[k];
       title.textContent = pane.title;
-      drawPane(viewer, pane, model.get("style"));
+      drawPane(viewer, pane, model.get("ball_and_stick"));
       if (fresh) { viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]); viewer.zoomTo(); }
       viewer.render();
     });

@@ -45,7 +45,7 @@ class Panes(anywidget.AnyWidget):
 
     _esm = script("inspector.js")
     panes = traitlets.List().tag(sync=True)
-    style = traitlets.Dict().tag(sync=True)
+    ball_and_stick = traitlets.Dict().tag(sync=True)  # not `style`, which means another thing to ipywidgets
     size = traitlets.Int(280).tag(sync=True)
     zoom = traitlets.Int(0).tag(sync=True)
     local = traitlets.Bool().tag(sync=True)
@@ -55,7 +55,7 @@ class Panes(anywidget.AnyWidget):
 
     def __init__(self, elements: tuple[str, ...], **options):
         super().__init__(
-            style=style(elements),
+            ball_and_stick=style(elements),
             local=threedmol.local_copy() is not None,
             address=threedmol.usual_address(),
             **options,
