@@ -72,7 +72,8 @@ def train(
         str | None,
         typer.Argument(
             help="Of molecules: GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM. Of images: UNet, "
-            "canon(p8)+UNet, canon(p16)+UNet, canon(p32)+UNet, 'canon(p16, fr)+UNet', copies(16)+UNet."
+            "canon(p8)+UNet, canon(p16)+UNet, canon(p32)+UNet, 'canon(p16, fr)+UNet', copies(16)+UNet, "
+            "arbitrary(16)+UNet."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
