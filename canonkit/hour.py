@@ -101,10 +101,10 @@ class Stepper:
     ):
         self.model, self.averaged = model, copy.deepcopy(model).requires_grad_(False)
         self.batch_size, self.decay, self.augment, self.device = batch_size, ema, augment, data.device
-        self.learned = any(p.requires_grad for p in model.canonicalizer.parameters())
+        self.learned = model.learned
         data = data[torch.argsort(data.sizes)]
         if not self.learned and not augment:
-            data = _canonicalized(model, data)
+            data = model.canonical(data, 4096)
         self.data = data
         ends = torch.searchsorted(data.sizes, torch.tensor(LENGTHS, device=self.device), right=True).tolist()
         ranges = zip(LENGTHS, [0, *ends], ends, strict=False)
@@ -156,8 +156,7 @@ class Stepper:
         x = self.data.with_(**{k: v[rows, :length] for k, v in self.data._tensors().items()})
         if self.augment:
             x = self.model.process.space.randomize(x)
-        process = self.model.process
-        loss = (self.model(x) if self.learned or self.augment else process.loss(self.model.network, x)).total
+        loss = self.model(x, canonical=not (self.learned or self.augment)).total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._clip()
@@ -210,11 +209,6 @@ class Stepper:
                 own[name] = own[name].copy_(value) if name in own else value.to(p.device)
         self.norms.copy_(tensors["clip"])
         self.count.copy_(tensors["count"])
-
-
-def _canonicalized(model: OrbitModel, data: Molecules) -> Molecules:
-    with torch.no_grad():
-        return Molecules.cat([model.canonicalizer(data[k : k + 4096]).x for k in range(0, len(data), 4096)])
 
 
 def train_for(

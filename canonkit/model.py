@@ -35,9 +35,21 @@ class OrbitModel(nn.Module):
         self.canonicalizer, self.process, self.network = canonicalizer, process, network
         self.register_buffer("size_counts", size_counts.float())
 
-    def forward(self, x: Samples, draw: Draw | None = None) -> Loss:
-        """The training loss of a batch, in whatever pose it comes."""
-        return self.process.loss(self.network, self.canonicalizer(x).x, draw)
+    def forward(self, x: Samples, draw: Draw | None = None, canonical: bool = False) -> Loss:
+        """The training loss of a batch, in whatever pose it comes, or in its canonical one if that is said."""
+        return self.process.loss(self.network, x if canonical else self.canonicalizer(x).x, draw)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the canonicalizer has anything to learn."""
+        return any(p.requires_grad for p in self.canonicalizer.parameters())
+
+    @torch.no_grad()
+    def canonical(self, data: Samples, batch_size: int = 512) -> Samples:
+        """c(x) of a whole data set: where nothing is learned, once is enough."""
+        parts = [data[k : k + batch_size] for k in range(0, len(data), batch_size)]
+        device = self.size_counts.device
+        return self.process.space.cat([self.canonicalizer(part.to(device)).x.to(data.device) for part in parts])
 
     def nll(self, x: Samples, generator: torch.Generator | None = None) -> Tensor:
         """A bound on -log p(c(x)) - log p(n), (B,) nats, one Monte Carlo draw.
