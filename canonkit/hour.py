@@ -279,7 +279,8 @@ def train_for(
         floor = _floor(step, device, fast or torch.float32)
         if resume:
             step.restore(saved["tensors"])
-        result = _run(step, 60 * minutes - (time.monotonic() - start), out, before["seconds"], warmup, fall, progress)
+        left = max(1.0, 60 * minutes - (time.monotonic() - start))  # a second where reading the data took it all
+        result = _run(step, left, out, before["seconds"], warmup, fall, progress)
         validation = validate(step.averaged.eval(), valid.to(device))
     return result | {"floor_molecules_per_second": floor, "validation_loss": validation["loss"]}
 
