@@ -177,8 +177,6 @@ class State:
         self.statistics = [(self.ema.get_buffer(name), model.get_buffer(name)) for name in names]
         self.clip = AdaptiveClip()
         self.step, self.seconds = 0, 0.0
-        # Where nothing moves the poses, the data is canonicalized once, before training.
-        self.once = not (model.learned or settings.augment)
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint, whole or not at all, and keeps the one before it as previous.safetensors."""
@@ -307,7 +305,7 @@ def _step(state: State, net, x: Samples, settings: Settings, rank: int = 0, worl
     rows = slice(rank, None, world)
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         torch.manual_seed(generator.initial_seed())  # dropout knows no generator
-        loss = net(x[rows], draw[rows], state.once)
+        loss = net(x[rows], draw[rows])
     share = len(draw.t[rows]) * world / len(x)  # so that the mean over processes is the mean over the batch
     (backward or Tensor.backward)(loss.total * share)
     norm = state.clip(state.parameters)
@@ -488,8 +486,6 @@ def train(
         if resume:
             state.restore(checkpoint)
         entries = [e for e in read_log(out) if e["step"] <= state.step]
-        if state.once:
-            data = model.canonical(data)
         batches = LengthBatches(lengths(data), settings.batch_size, settings.seed)
         net = model
         if accelerator is not None:
