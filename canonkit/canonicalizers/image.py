@@ -150,8 +150,9 @@ def steerable_bases(order: int, kernel: int) -> tuple[Tensor, Tensor]:
         for before in (FieldType(space, [space.trivial_repr]), regular):
             expand = R2Conv(before, regular, kernel, initialize=False).basisexpansion
             # Expanding is linear in the weights, so unit vectors give the basis.
-            basis = torch.vmap(expand)(torch.eye(expand.dimension()))
-            bases.append(basis.detach().unflatten(-1, (kernel, kernel)))
+            # escnn shares its bases among layers, in whatever precision somebody moved them to.
+            unit = torch.eye(expand.dimension(), dtype=next(expand.buffers()).dtype)
+            bases.append(torch.vmap(expand)(unit).detach().float().unflatten(-1, (kernel, kernel)))
             bar.update()
     return tuple(bases)
 
