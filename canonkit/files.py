@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+OFFLINE = "CANONKIT_OFFLINE"  # set to 1: nothing is downloaded
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -20,6 +22,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_offline() -> bool:
+    """Whether the user wants nothing to be downloaded."""
+    return os.environ.get(OFFLINE) == "1"
 
 
 def cache_folder() -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NO_DEPENDENCIES = ("escnn", "lie-learn", "mlxtend")  # installed without their own: see Makefile
 CANONKIT = [sys.executable, "-c", "from canonkit.cli import main; main()"]
 
 
@@ -37,17 +38,17 @@ def test_every_dependency_is_pinned_within_what_pyproject_allows():
 
 
 def test_constraints_pin_nothing_that_is_not_used():
-    assert set(pins()) == {*map(name, declared()), "numpy", "escnn", "lie-learn"}
+    assert set(pins()) == {*map(name, declared()), *NO_DEPENDENCIES}
 
 
 def test_conda_environment_lists_the_same_packages_at_the_same_versions():
     lines = (ROOT / "environment.yml").read_text().splitlines()
     entries = [line.strip().removeprefix("- ") for line in lines if "==" in line and not line.startswith("#")]
     listed = {name(entry): entry for entry in entries}
-    assert listed == {k: v for k, v in pins().items() if k not in ("escnn", "lie-learn")}
+    assert listed == {k: v for k, v in pins().items() if k not in NO_DEPENDENCIES}
     text = "\n".join(lines)
-    for without_dependencies in ("escnn", "lie-learn"):
-        assert pins()[without_dependencies] in text
+    for package in NO_DEPENDENCIES:
+        assert pins()[package] in text
 
 
 def test_importing_canonkit_loads_none_of_the_heavy_packages():

@@ -75,7 +75,7 @@ def little(qm9, cache, monkeypatch):
     little = Little()
     monkeypatch.setattr(module, "COUNT", 4)
     monkeypatch.setattr(module, "ATOMS", len(little.parsed["numbers"]))
-    monkeypatch.setattr(module, "SHA256", module._hash(little.parsed))
+    monkeypatch.setattr(module, "SHA256", module.content_hash(little.parsed))
     monkeypatch.setattr(module, "_parse_qm9pack", little.parse)
     return little
 

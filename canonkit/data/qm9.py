@@ -10,14 +10,14 @@ import csv
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from canonkit.files import cache_folder, replacing
+from canonkit.data.stored import content_hash, installed_files, load_stored, store
+from canonkit.files import cache_folder
 from canonkit.molecules import ATOMIC_NUMBERS, ELEMENTS, Molecules
 
 COUNT = 130_831
@@ -70,8 +70,6 @@ def load_qm9(path: str | Path | None = None, *, progress: bool = True) -> QM9:
         ValueError: wrong count, truncated file, unknown element, NaN or coinciding atoms; the cache stays as it was.
         FileNotFoundError: qm9pack or the named file is missing.
     """
-    from safetensors.torch import save_file
-
     if path is None:
         cache, parse = cache_folder() / "qm9.safetensors", _parse_qm9pack
     else:
@@ -84,39 +82,18 @@ def load_qm9(path: str | Path | None = None, *, progress: bool = True) -> QM9:
         def parse(progress):
             return (_parse_sdf if source.suffix == ".sdf" else _parse_pyg)(source, progress)
 
-    stored = _load_cache(cache, SHA256 if path is None else None)
-    if stored is None:
+    found = load_stored(cache)
+    if found is None or (path is None and found[1]["sha256"] != SHA256):
         stored = parse(progress)
         _check(stored, "qm9pack" if path is None else str(path))
-        if path is None and _hash(stored) != SHA256:
-            raise ValueError(f"qm9pack's content hash is {_hash(stored)[:12]}, expected {SHA256[:12]}: {REINSTALL}")
-        with replacing(cache) as temporary:
-            save_file(stored, temporary, metadata={"sha256": _hash(stored)})
-    return QM9(_pad(stored), stored["index"].long(), _hash(stored))
+        if path is None and (wrong := content_hash(stored)) != SHA256:
+            raise ValueError(f"qm9pack's content hash is {wrong[:12]}, expected {SHA256[:12]}: {REINSTALL}")
+        found = stored, store(cache, stored)
+    stored, about = found
+    return QM9(_pad(stored), stored["index"].long(), about["sha256"])
 
 
 # -- the ragged form: positions (A, 3), numbers (A,), sizes (M,), index (M,) ------------------------------------------
-
-
-def _load_cache(path: Path, expected: str | None) -> dict[str, Tensor] | None:
-    """The cached tensors, or None where there are none or the file is damaged (it is then made anew)."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-            expected = expected or (file.metadata() or {}).get("sha256")
-            return stored if _hash(stored) == expected else None
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
-def _hash(stored: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(stored):
-        digest.update(name.encode())
-        digest.update(stored[name].contiguous().numpy())
-    return digest.hexdigest()
 
 
 def _pad(stored: dict[str, Tensor]) -> Molecules:
@@ -162,10 +139,7 @@ def _parse_qm9pack(progress: bool) -> dict[str, Tensor]:
     from tqdm.auto import tqdm
 
     # The package is not imported: it needs pkg_resources, which setuptools no longer has.
-    try:
-        files = [f.locate() for f in metadata.files("qm9pack") or () if f.match("qm9pack/data/qm9_part*.csv")]
-    except metadata.PackageNotFoundError:
-        files = []
+    files = installed_files("qm9pack", "qm9pack/data/qm9_part*.csv")
     if not files:
         raise FileNotFoundError(f"the data files of qm9pack are not installed: `pip install qm9pack=={QM9PACK}`")
     positions, numbers, index = [], [], []

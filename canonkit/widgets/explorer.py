@@ -74,7 +74,7 @@ class Explorer:
         k = self.map.chosen
         x = self.molecules[k].trim()
         with self.map.hold_sync():
-            self.map.look(x, [f"molecule {k}"], [torch.eye(3)], list(self._unstable[k : k + 1, : x.mask.shape[1]]))
+            self.map.look(x, [f"molecule {k}"], [torch.eye(3)], self._unstable[k : k + 1, : x.mask.shape[1]])
             self.map.zoom += 1
         numbers = ", ".join(f"{name} {float(v[k]):.3g}" for name, v in self.properties.items())
         self.numbers.value = f"<small>molecule {k}: {numbers}</small>"

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from canonkit.canonicalizers import Canonicalizer, nearest_jump
-from canonkit.figures.molecules import draw
 from canonkit.molecules import Molecules
 from canonkit.tables import html_table
-from canonkit.widgets.panes import Panes, no_halo
+from canonkit.widgets.panes import Panes
 
 TURNS = ("about x", "about y", "about z")
 
@@ -87,6 +86,7 @@ class PoseInspector:
     def update(self) -> dict[str, dict]:
         """Redraws panes and numbers; returns the numbers by canonicalizer."""
         x, order = self.disturbed()
+        alone = len(self.canonicalizers) == 1
         shown, frames, found = [x], [None], {}
         for name, h in self.canonicalizers.items():
             c = h(x)
@@ -99,10 +99,10 @@ class PoseInspector:
             }
             shown.append(c.x)
             frames.append(torch.eye(3))
-            frames[0] = c.g[0] if len(self.canonicalizers) == 1 else None
+            if alone:  # its frame on the molecule as it comes
+                frames[0] = c.g[0]
         titles = ["x", *(name if name == "c(x)" else f"c(x), {name}" for name in self.canonicalizers)]
-        self._last = Molecules.cat(shown), titles
-        self.panes.look(self._last[0], titles, frames, no_halo(self._last[0]))
+        self.panes.look(Molecules.cat(shown), titles, frames)
         rows = [(key, *(numbers[key] for numbers in found.values())) for key in next(iter(found.values()))]
         rows.append(("order of atoms", " ".join(map(str, order[0].tolist()))))
         self.numbers.value = html_table(["", *found], rows)
@@ -112,8 +112,7 @@ class PoseInspector:
         from IPython.display import display
 
         display(self.box)
-        molecules, titles = self._last  # stays in the saved notebook
-        display(draw(molecules, columns=len(titles), captions=titles, axes=True, size=2.2))
+        display(self.panes.figure(2.2))  # stays in the saved notebook
 
 
 def _jump_text(noise: float) -> str:

@@ -10,6 +10,7 @@ import torch
 import traitlets
 from torch import Tensor
 
+from canonkit.figures.base import SCREEN, Picture
 from canonkit.figures.molecules import AXES, COLOURS, OTHER, draw, seen_bonds
 from canonkit.formats import to_rdkit
 from canonkit.molecules import Molecules
@@ -63,21 +64,24 @@ class Panes(anywidget.AnyWidget):
         self._shown: tuple | None = None
         self.observe(lambda change: self._draw(), names="flat")
 
-    def look(self, molecules: Molecules, titles: list[str], axes: list[Tensor | None], halos: list[Tensor]) -> None:
+    def look(
+        self, molecules: Molecules, titles: list[str], axes: list[Tensor | None], halo: Tensor | None = None
+    ) -> None:
         """Shows one molecule per pane.
 
         Args:
             molecules: one per pane, in the pose to show.
             titles: above the panes.
             axes: the frame to draw, columns of (3, 3), None for none.
-            halos: atoms to ring, (N,) bool each.
+            halo: atoms to ring, (B, N) bool; by default none.
         """
         self._shown = molecules, titles
+        ringed = torch.zeros_like(molecules.mask) if halo is None else halo & molecules.mask
         found = []
-        for b, (block, title, frame, halo) in enumerate(zip(blocks(molecules), titles, axes, halos, strict=True)):
+        for b, (block, title, frame) in enumerate(zip(blocks(molecules), titles, axes, strict=True)):
             ends = [] if frame is None else [1.6 * frame[:, k] for k in range(3)]
             arrows = [[name, AXES[name], end.tolist()] for name, end in zip(AXES, ends, strict=False)]
-            centres = molecules.positions[b, halo & molecules.mask[b]].tolist()
+            centres = molecules.positions[b, ringed[b]].tolist()
             found.append({"title": title, "block": block, "axes": arrows, "halo": centres})
         self.panes = found
         if self.flat:
@@ -85,11 +89,9 @@ class Panes(anywidget.AnyWidget):
 
     def _draw(self) -> None:
         if self._shown is not None:
-            molecules, titles = self._shown
-            figure = draw(molecules, columns=len(titles), captions=titles, axes=True, size=self.size / 80)
-            self.picture = base64.b64encode(figure._repr_png_()[0]).decode()
+            self.picture = base64.b64encode(self.figure(self.size / SCREEN)._repr_png_()[0]).decode()
 
-
-def no_halo(molecules: Molecules) -> list[Tensor]:
-    """No atom ringed, for `Panes.look`."""
-    return list(torch.zeros_like(molecules.mask))
+    def figure(self, size: float) -> Picture:
+        """What the panes show as a picture, `size` inches each."""
+        molecules, titles = self._shown
+        return draw(molecules, columns=len(titles), captions=titles, axes=True, size=size)

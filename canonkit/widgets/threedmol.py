@@ -18,10 +18,10 @@ import urllib.request
 from functools import cache
 from pathlib import Path
 
-from canonkit.files import replacing
+from canonkit.files import is_offline, replacing
 
 FILE = "3Dmol-min.js"
-SOURCE, OFFLINE = "CANONKIT_3DMOL", "CANONKIT_OFFLINE"
+SOURCE = "CANONKIT_3DMOL"
 HELP = f"3D needs 3Dmol.js: connect once, or set {SOURCE} to a copy of {FILE} (npm's package 3dmol has it in build/)"
 TIMEOUT = 20  # seconds
 
@@ -43,7 +43,7 @@ def local_copy() -> Path | None:
 
     target = Path(jupyter_data_dir()) / "labextensions" / "canonkit" / FILE
     if not target.exists():
-        content = _named_file() or (None if os.environ.get(OFFLINE) == "1" else _fetched())
+        content = _named_file() or (None if is_offline() else _fetched())
         if content is None:
             return None
         with replacing(target) as temporary:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from canonkit.figures.base import SCREEN
 from canonkit.figures.molecules import AXES, UNSTABLE, draw
+from canonkit.files import is_offline
 from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
 from canonkit.widgets import threedmol
 from canonkit.widgets.panes import blocks, style
 
-SCREEN = 80  # pixels per inch of a figure
 HELP = f"<p><small>{threedmol.HELP}</small></p>"
 
 
@@ -79,7 +79,7 @@ def show(
     local = threedmol.local_copy() is not None
     image = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     picture = f'<img src="{image}" width="{shape["width"]}" height="{shape["height"]}" alt="molecules">'
-    if not local and os.environ.get(threedmol.OFFLINE) == "1":
+    if not local and is_offline():
         return View(f"<div>{picture}{HELP}</div>", png)
     viewer = _viewer(molecules, captions, columns, mark_unstable, axes, linked, size)
     page = viewer.write_html()
