@@ -15,7 +15,7 @@ or `rotate`.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, grid_sample, normalize
 
 
 def act(g: Tensor, x: Tensor) -> Tensor:
@@ -31,6 +31,16 @@ def inverse(g: Tensor) -> Tensor:
 def compose(g1: Tensor, g2: Tensor) -> Tensor:
     """g1 g2, the element that acts as g2 first and then g1, shape (B, 3, 3)."""
     return g1 @ g2
+
+
+def gram_schmidt(a: Tensor, b: Tensor) -> Tensor:
+    """h = [v1 v2 v3] in SO(3), (B, 3, 3), from independent vectors a and b, (B, 3)."""
+    v1 = normalize(a, dim=-1)
+    # Twice, since once leaves a component of rounding size / |b_perp| along v1.
+    b = b - (b * v1).sum(-1, keepdim=True) * v1
+    b = normalize(b, dim=-1)
+    v2 = normalize(b - (b * v1).sum(-1, keepdim=True) * v1, dim=-1)
+    return torch.stack([v1, v2, torch.linalg.cross(v1, v2)], dim=-1)
 
 
 def haar_orthogonal(

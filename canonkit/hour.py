@@ -83,6 +83,7 @@ class Stepper:
         lr, canonicalizer_lr, weight_decay: AdamW's.
         ema: decay of the averaged weights.
         augment: act with a Haar rotation on every molecule.
+        clip: largest norm of the gradient; None for EDM's rule.
         graphs: record every length's step as a CUDA graph.
     """
 
@@ -97,10 +98,12 @@ class Stepper:
         weight_decay: float,
         ema: float,
         augment: bool = False,
+        clip: float | None = None,
         graphs: bool = False,
     ):
         self.model, self.averaged = model, copy.deepcopy(model).requires_grad_(False)
-        self.batch_size, self.decay, self.augment, self.device = batch_size, ema, augment, data.device
+        self.batch_size, self.decay, self.augment, self.clip = batch_size, ema, augment, clip
+        self.device = data.device
         self.learned = model.learned
         data = data[torch.argsort(data.sizes)]
         if not self.learned and not augment:
@@ -178,6 +181,8 @@ class Stepper:
         mean = (self.norms * known).sum() / n
         deviation = (((self.norms - mean) * known).square().sum() / n).sqrt()
         allowed = torch.where(self.count > 0, 1.5 * mean + 2 * deviation, torch.inf)
+        if self.clip is not None:
+            allowed = torch.full_like(norm, self.clip)
         torch.nn.utils.clip_grads_with_norm_(self.parameters, allowed, norm)
         self.norms.scatter_(0, (self.count % len(self.norms))[None], torch.minimum(norm, allowed)[None])
 
@@ -273,8 +278,9 @@ def train_for(
             weight_decay=settings.weight_decay,
             ema=settings.ema,
             augment=settings.augment,
+            clip=settings.clip,
             # Haar rotations come from a QR factorisation, which cannot be recorded.
-            graphs=device.type == "cuda" and not settings.augment if graphs is None else graphs,
+            graphs=device.type == "cuda" and not (settings.augment or chosen.kernel) if graphs is None else graphs,
         )
         floor = _floor(step, device, fast or torch.float32)
         if resume:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.data.batches import Samples, lengths
-from canonkit.processes.diffusion import Diffusion, Draw, Loss
+from canonkit.processes.diffusion import Diffusion, Draw, Loss, repeatable
 
 SAMPLING_MEMORY = 256 * 2**20  # bytes; on a CUDA device half of what is free
 
@@ -51,15 +51,16 @@ class OrbitModel(nn.Module):
         device = self.size_counts.device
         return self.process.space.cat([self.canonicalizer(part.to(device)).x.to(data.device) for part in parts])
 
-    def nll(self, x: Samples, generator: torch.Generator | None = None) -> Tensor:
+    def nll(self, x: Samples, generator: torch.Generator | None = None, canonical: bool = False) -> Tensor:
         """A bound on -log p(c(x)) - log p(n), (B,) nats, one Monte Carlo draw.
 
         With a canonicalizer this is a bound for the density of canonical poses, with the identity for that of poses
-        as they come: the two are not comparable.
+        as they come: the two are not comparable. `canonical` says that x stands in its canonical pose already.
         """
-        with torch.no_grad():
+        with torch.no_grad(), repeatable(generator):
             log_p_n = (self.size_counts / self.size_counts.sum())[lengths(x)].log()
-            return self.process.nll(self.network, self.canonicalizer(x).x, generator) - log_p_n
+            c = x if canonical else self.canonicalizer(x).x
+            return self.process.nll(self.network, c, generator) - log_p_n
 
     def sample_sizes(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Numbers of atoms drawn from p(n), (count,)."""
@@ -117,7 +118,8 @@ class OrbitModel(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            with tqdm(total=total, desc=f"sampling {len(sizes)}", unit="step", disable=not progress) as bar:
+            bar = tqdm(total=total, desc=f"sampling {len(sizes)}", unit="step", disable=not progress)
+            with bar, repeatable(generator):
                 for rows in batches:
                     done.append(
                         self.process.sample(

@@ -20,12 +20,12 @@ from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.data.rotmnist import SIDE, RotMNIST, load_rotmnist
 from canonkit.model import OrbitModel
 from canonkit.molecules import ELEMENTS
-from canonkit.networks import EGNN, GNN, UNet
+from canonkit.networks import EGNN, GNN, DiT, Haar, Recursive, Symmetrised, Turn, UNet
 from canonkit.processes import Diffusion, ImageSpace, MoleculeSpace, cosine_schedule
 from canonkit.training import Settings, load_averaged, read_log, train
 
 DATA = {"QM9": load_qm9, "RotMNIST": load_rotmnist}
-NETWORKS = {"GNN": GNN, "EGNN": EGNN, "UNet": UNet}
+NETWORKS = {"GNN": GNN, "EGNN": EGNN, "DiT": DiT, "DiT*": DiT, "UNet": UNet}
 SCALES = ("laptop", "paper")
 
 # What a scale means: the sizes of each network and canonicalizer, and how each data set is trained on.
@@ -33,6 +33,11 @@ GRAPH = {"paper": {"width": 256, "layers": 9}, "laptop": {"width": 128, "layers"
 SIZE = {
     "GNN": GRAPH,
     "EGNN": GRAPH,
+    "DiT": {"paper": {"width": 384, "depth": 12, "heads": 6}, "laptop": {"width": 128, "depth": 6, "heads": 4}},
+    "DiT*": {"paper": {"width": 768, "depth": 12, "heads": 12}},
+    "haar": {"paper": {}, "laptop": {}},
+    "recursive": {"paper": {"width": 128, "depth": 8, "heads": 4}, "laptop": {"width": 64, "depth": 3, "heads": 4}},
+    "recursive*": {"paper": {"width": 216, "depth": 10, "heads": 8}},
     "UNet": {
         "paper": {"width": 64, "multipliers": (1, 2, 4), "blocks": 2},
         "laptop": {"width": 24, "multipliers": (1, 2, 2), "blocks": 1},
@@ -47,18 +52,24 @@ SETTINGS = {
     ("RotMNIST", "paper"): Settings(batch_size=128, lr=2e-4, canonicalizer_lr=2e-4, warmup=500, sample_every=0),
     ("RotMNIST", "laptop"): Settings(lr=1e-3, canonicalizer_lr=1e-3, ema=0.999, warmup=200, sample_every=0),
 }
-EGNN_LAPTOP = {"lr": 4e-4}  # with GDM's rate the EGNN's loss left its range within 250 steps
+# What a network wants instead of its scale's settings.
+PREFERRED = {
+    ("EGNN", "laptop"): {"lr": 4e-4},  # with GDM's rate the EGNN's loss left its range within 250 steps
+    ("DiT", "paper"): {"batch_size": 256, "lr": 2e-4, "canonicalizer_lr": 2e-6, "clip": 2.0},
+    ("DiT*", "paper"): {"batch_size": 256, "lr": 1e-4, "clip": 2.0},
+}
 
 
 @dataclass(frozen=True)
 class System:
-    """A row of a table: data, network, canonicalizer with its settings beside the scale's, augmentation."""
+    """A row of a table: data, network, canonicalizer with its settings beside the scale's, augmentation, kernel."""
 
     data: str
     network: str
     canonicalizer: str = "identity"
     settings: dict = field(default_factory=dict)
     augment: bool = False
+    kernel: str | None = None
 
 
 SYSTEMS = {
@@ -68,6 +79,12 @@ SYSTEMS = {
     "inertial+GDM": System("QM9", "GNN", "inertial"),
     "canon(fr)+GDM": System("QM9", "GNN", "frame", {"frozen": True}),
     "canon+GDM": System("QM9", "GNN", "frame"),
+    "DiT": System("QM9", "DiT"),
+    "DiT-Aug": System("QM9", "DiT", augment=True),
+    "SymDiff-H": System("QM9", "DiT", kernel="haar"),
+    "SymDiff": System("QM9", "DiT", kernel="recursive"),
+    "SymDiff*": System("QM9", "DiT*", kernel="recursive*"),
+    "canon+DiT": System("QM9", "DiT", "frame"),
     "UNet": System("RotMNIST", "UNet"),
     "canon(p8)+UNet": System("RotMNIST", "UNet", "gcnn8"),
     "canon(p16)+UNet": System("RotMNIST", "UNet", "gcnn16"),
@@ -90,6 +107,8 @@ class Recipe:
     network_settings: dict = field(default_factory=dict)
     settings: Settings = Settings()
     data: str = "QM9"
+    kernel: str | None = None
+    kernel_settings: dict | None = None
 
     @classmethod
     def from_card(cls, card: dict) -> Recipe:
@@ -113,6 +132,8 @@ class Recipe:
             if self.data == "QM9":
                 space, gamma = MoleculeSpace(ELEMENTS, LONGEST), None
                 network = NETWORKS[self.network](space.features, **self.network_settings)
+                if self.kernel is not None:
+                    network = Symmetrised(network, _kernel(self.kernel, space.features, self.kernel_settings))
             else:
                 space, gamma = ImageSpace((1, SIDE, SIDE)), cosine_schedule()
                 network = NETWORKS[self.network](1, **self.network_settings)
@@ -131,9 +152,10 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
     if scale not in SCALES:
         raise ValueError(f"no scale is called {scale!r}: choose from {', '.join(SCALES)}")
     system = SYSTEMS[name]
+    if scale not in SIZE[system.network]:
+        raise ValueError(f"{name} has no {scale} scale: choose {' or '.join(SIZE[system.network])}")
     h_sizes = SIZE.get(system.canonicalizer.rstrip("0123456789"), {}).get(scale, {})
-    if system.network == "EGNN" and scale == "laptop":
-        changes = EGNN_LAPTOP | changes
+    changes = PREFERRED.get((system.network, scale), {}) | changes
     try:
         settings = replace(SETTINGS[system.data, scale], augment=system.augment, **changes)
     except TypeError:
@@ -141,8 +163,21 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
         raise ValueError(f"no training setting is called {unknown}: see canonkit.training.Settings") from None
     sizes = SIZE[system.network][scale]
     return Recipe(
-        name, scale, system.canonicalizer, h_sizes | system.settings, system.network, sizes, settings, system.data
+        name,
+        scale,
+        system.canonicalizer,
+        h_sizes | system.settings,
+        system.network,
+        sizes,
+        settings,
+        system.data,
+        system.kernel,
+        SIZE[system.kernel][scale] if system.kernel else None,
     )
+
+
+def _kernel(name: str, features: int, settings: dict) -> Haar | Recursive:
+    return Haar() if name == "haar" else Recursive(Turn(features, **settings))
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,7 @@ from canonkit.data.batches import LengthBatches, Samples, lengths, take
 from canonkit.files import replacing
 from canonkit.metrics.stability import stability
 from canonkit.model import OrbitModel
+from canonkit.processes import repeatable
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Settings:
         weight_decay: AdamW's.
         ema: decay of the averaged weights per step.
         warmup: steps over which the learning rates grow linearly.
+        clip: largest norm of the gradient; None for EDM's rule, from the norms before.
         augment: act with a random rotation on every training sample.
         precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
         seed: of initial weights, order and noise.
@@ -60,6 +62,7 @@ class Settings:
     weight_decay: float = 1e-12
     ema: float = 0.9999
     warmup: int = 0
+    clip: float | None = None
     augment: bool = False
     precision: str = "auto"
     seed: int = 0
@@ -71,16 +74,20 @@ class Settings:
 
 
 class AdaptiveClip:
-    """Clips the gradient's norm at 1.5 mean + 2 sd of the last 50 norms (themselves clipped), as EDM does."""
+    """Clips the gradient's norm at 1.5 mean + 2 sd of the last 50 norms (themselves clipped), as EDM does.
 
-    def __init__(self, last: int = 50):
-        self.norms, self.count = torch.zeros(last), 0
+    `fixed` is a limit to be kept to instead.
+    """
+
+    def __init__(self, fixed: float | None = None, last: int = 50):
+        self.norms, self.count, self.fixed = torch.zeros(last), 0, fixed
 
     def __call__(self, parameters: list[Tensor]) -> Tensor:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.count:
+        if self.count or self.fixed is not None:
             seen = self.norms[: min(self.count, len(self.norms))].to(norm)
-            norm_allowed = 1.5 * seen.mean() + 2 * seen.std(correction=0)
+            fixed = None if self.fixed is None else norm.new_tensor(self.fixed)
+            norm_allowed = 1.5 * seen.mean() + 2 * seen.std(correction=0) if fixed is None else fixed
             torch.nn.utils.clip_grads_with_norm_(parameters, norm_allowed, norm)
             kept = torch.minimum(norm, norm_allowed)
         else:
@@ -175,7 +182,7 @@ class State:
         kept = model.state_dict().keys()
         names = [name for name, _ in model.named_buffers() if name in kept]
         self.statistics = [(self.ema.get_buffer(name), model.get_buffer(name)) for name in names]
-        self.clip = AdaptiveClip()
+        self.clip = AdaptiveClip(settings.clip)
         self.step, self.seconds = 0, 0.0
 
     def save(self, path: Path) -> None:
@@ -335,11 +342,12 @@ def validate(model: OrbitModel, data: Samples, *, seed: int = 0, batch_size: int
     sums: dict[str, float] = {}
     nll = []
     for rows in torch.argsort(lengths(data).cpu(), stable=True).split(batch_size):
-        x = take(data, rows, model.size_counts.device)
-        loss = model(x, model.process.draw(x, generator))
+        x = model.canonicalizer(take(data, rows, model.size_counts.device)).x
+        with repeatable(generator):
+            loss = model(x, model.process.draw(x, generator), canonical=True)
         for name, value in {"loss": loss.total, **loss.terms}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(x)
-        nll.append(model.nll(x, generator).double().cpu())
+        nll.append(model.nll(x, generator, canonical=True).double().cpu())
     model.train(was_training)
     bound = torch.cat(nll)
     error = float(bound.std() / len(bound) ** 0.5)
@@ -571,11 +579,16 @@ def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool,
             raise FileExistsError(f"{out} holds a run: continue it with resume (--resume) or choose another folder")
         card = json.loads(path.read_text())
         for key, value in json.loads(json.dumps(about)).items():
-            if card.get(key) != value:
+            if _told(card.get(key)) != _told(value):
                 raise ValueError(f"{path} was started with {key} = {card.get(key)}, not {value}: use another folder")
     if main:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(card | {"budget": budget}, indent=1))
+
+
+def _told(value):
+    """Without the None entries of a dict: a setting that came after a run was begun was at its default, None."""
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _announce(

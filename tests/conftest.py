@@ -8,8 +8,9 @@ from canonkit.data.qm9 import load_qm9
 from canonkit.data.rotmnist import load_rotmnist
 
 os.environ["CANONKIT_OFFLINE"] = "1"  # no test depends on what the network has
-
-torch.set_num_threads(1)  # the tests' tensors are small: on busy cores threads spend their time waiting for one another
+# The tests' tensors are small: on busy cores threads spend their time waiting for one another, here and in processes.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 settings.register_profile("canonkit", deadline=None, max_examples=25, derandomize=True, database=None)
 settings.load_profile("canonkit")
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from canonkit.canonicalizers import Inertial, canonicalizer, certify
-from canonkit.canonicalizers.gram_schmidt import gram_schmidt
-from canonkit.groups import act, haar_rotations, inverse
+from canonkit.groups import act, gram_schmidt, haar_rotations, inverse
 from canonkit.molecules import Molecules
 
 SMALL = {"width": 16, "layers": 2}

@@ -9,19 +9,10 @@ not v3 = v1 x v2, so it lands in the pose that is flipped along z: enantiomers s
 import torch
 from torch import Tensor
 
+from canonkit.groups import gram_schmidt
 from canonkit.molecules import Molecules
 
 TOLERANCE = 1e-3  # a vector shorter than this times its natural scale has no direction worth the name
-
-
-def gram_schmidt(a: Tensor, b: Tensor) -> Tensor:
-    """h = [v1 v2 v3] in SO(3), (B, 3, 3), from independent vectors a and b, (B, 3)."""
-    v1 = torch.nn.functional.normalize(a, dim=-1)
-    # Twice, since once leaves a component of rounding size / |b_perp| along v1.
-    b = b - (b * v1).sum(-1, keepdim=True) * v1
-    b = torch.nn.functional.normalize(b, dim=-1)
-    v2 = torch.nn.functional.normalize(b - (b * v1).sum(-1, keepdim=True) * v1, dim=-1)
-    return torch.stack([v1, v2, torch.linalg.cross(v1, v2)], dim=-1)
 
 
 def labelled_vectors(centred: Molecules) -> tuple[Tensor, Tensor]:

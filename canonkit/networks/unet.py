@@ -8,22 +8,16 @@ The plain denoiser of images, as in Ho et al. 2020: it has no rotational symmetr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
+from canonkit.networks.time import time_features
+
 GROUPS = 8  # of channels, for normalisation
 HEADS = 4
-
-
-def time_features(t: Tensor, width: int) -> Tensor:
-    """sin and cos of 1000 t at `width` / 2 frequencies from 1 to 1e-4, for t (B,) in [0, 1]."""
-    frequencies = torch.exp(-math.log(1e4) * torch.arange(width // 2, device=t.device) / (width // 2))
-    angles = 1000 * t[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class Block(nn.Module):

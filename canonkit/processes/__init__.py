@@ -1,6 +1,6 @@
 """p_t: how noise becomes data. Each process knows its loss, its sampler and, where it can, its likelihood."""
 
-from canonkit.processes.diffusion import Diffusion, Draw, Loss, cosine_schedule, polynomial_schedule
+from canonkit.processes.diffusion import Diffusion, Draw, Loss, cosine_schedule, polynomial_schedule, repeatable
 from canonkit.processes.spaces import Euclidean, ImageSpace, MoleculeSpace
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "MoleculeSpace",
     "cosine_schedule",
     "polynomial_schedule",
+    "repeatable",
 ]

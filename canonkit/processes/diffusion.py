@@ -17,7 +17,8 @@ with the best possible denoiser; the gap closes as T grows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,18 @@ class Loss:
 
     total: Tensor
     terms: dict[str, Tensor]
+
+
+@contextmanager
+def repeatable(generator: torch.Generator | None) -> Iterator[None]:
+    """Ties networks that draw at random (Symmetrised, dropout) to `generator`, which is left as it was; None: not."""
+    if generator is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        copy = generator.clone_state()
+        torch.manual_seed(int(torch.randint(2**62, (), generator=copy, device=copy.device)))
+        yield
 
 
 def polynomial_schedule(steps: int = 1000, precision: float = 1e-5, power: float = 2.0) -> Tensor:
@@ -107,6 +120,13 @@ class Diffusion(nn.Module):
         home = generator.device if generator is not None else z.device
         t = torch.randint(0, self.T + 1, (len(z),), generator=generator, device=home)
         return Draw(t, self.space.noise(z, mask, generator))
+
+    def noised(self, x, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a network is given in training: z_t, t / T in [0, 1] and the mask, at one random time per sample."""
+        draw = self.draw(x, generator)
+        z, mask = self.space.encode(x)
+        alpha, sigma = self._alpha_sigma(draw.t, z)
+        return alpha * z + sigma * draw.eps.to(z.device), (draw.t / self.T).to(z.device), mask
 
     def loss(self, network: Network, x, draw: Draw | None = None) -> Loss:
         """The training loss of a batch; `x` is taken as it is (canonicalize it before)."""
