@@ -71,9 +71,9 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="Of molecules: GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM. Of images: UNet, "
-            "canon(p8)+UNet, canon(p16)+UNet, canon(p32)+UNet, 'canon(p16, fr)+UNet', copies(16)+UNet, "
-            "arbitrary(16)+UNet."
+            help="Of molecules: GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM, DiT, DiT-Aug, SymDiff-H, "
+            "SymDiff, SymDiff* (paper scale), canon+DiT. Of images: UNet, canon(p8)+UNet, canon(p16)+UNet, "
+            "canon(p32)+UNet, 'canon(p16, fr)+UNet', copies(16)+UNet, arbitrary(16)+UNet."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
@@ -217,10 +217,13 @@ def certify(
     data: Annotated[str | None, typer.Option(help="qm9 or rotmnist; by default what suits it.")] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Molecules, or test images, to try.")] = 1000,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64; by default float64 for molecules.")] = None,
+    denoiser: Annotated[
+        bool, typer.Option("--denoiser", help="Of trained weights: is their network equivariant in law? -n 16 will do.")
+    ] = False,
     seed: Annotated[int, typer.Option()] = 0,
     as_json: Json = False,
 ) -> None:
-    """Checks on molecules of QM9 or digits of RotMNIST that a canonicalizer is one."""
+    """Checks on QM9 or RotMNIST that a canonicalizer is one, or that a denoiser is equivariant in law."""
     import torch
 
     from canonkit.canonicalizers import ImageCanonicalizer, canonicalizer
@@ -234,8 +237,12 @@ def certify(
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"dtype {dtype!r} is not float32 or float64")
     torch.manual_seed(seed)  # of random weights
-    trained = Path(name).is_dir() or name in cards()
-    h = _run(name).model.canonicalizer if trained else canonicalizer(name)
+    if denoiser:
+        h = _run(name).model.network
+    elif Path(name).is_dir() or name in cards():
+        h = _run(name).model.canonicalizer
+    else:
+        h = canonicalizer(name)
     show = not as_json
     data = data or ("rotmnist" if isinstance(h, ImageCanonicalizer) else "qm9")
     samples = load_qm9(progress=show).molecules if data == "qm9" else load_rotmnist(progress=show).part("test")

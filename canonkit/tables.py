@@ -19,3 +19,16 @@ def text_table(header: Sequence, rows: Sequence[Sequence]) -> str:
     widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+class Printed:
+    """For results: shows the names and values that `_rows` gives, as text and in a notebook."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(["certificate", ""], [(name.replace("_", " "), value) for name, value in self._rows()])
+
+    def _rows(self) -> list[tuple[str, object]]:
+        raise NotImplementedError

@@ -10,7 +10,7 @@ from canonkit.data.qm9 import LONGEST
 SPEED = {"network", "batch", "what", "reference_s", "ours_s", "ratio", "reference_mb", "ours_mb"}
 
 
-@pytest.mark.parametrize("name", ["GDM", "EDM", "MC-EGNN"])
+@pytest.mark.parametrize("name", ["GDM", "EDM", "MC-EGNN", "DiT"])
 def test_both_formulations_compute_the_same(sample, name):
     case = Case(name, torch.device("cpu"))
     case.net.double()

@@ -214,9 +214,9 @@ def test_the_certificate_finds_out_what_is_no_canonicalizer(digits):
 
 
 def test_data_must_suit_the_canonicalizer(digits, sample):
-    with pytest.raises(ValueError, match="Copies canonicalizes images, and these are molecules"):
+    with pytest.raises(ValueError, match="Copies is for images, and these are molecules"):
         certify(made("copies"), sample[:2])
-    with pytest.raises(ValueError, match="Identity canonicalizes molecules, and these are images"):
+    with pytest.raises(ValueError, match="Identity is for molecules, and these are images"):
         certify(Identity(), digits)
 
 

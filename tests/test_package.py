@@ -136,7 +136,7 @@ def test_evaluate_reads_npz_with_numbers_and_positions(tmp_path):
         (["train", "GMD", "--out", "x"], "no recipe is called 'GMD'"),
         (["certify", "frames"], "choose from identity, inertial, frame"),
         (["data", "qm10"], "choose qm9 or rotmnist"),
-        (["certify", "copies16", "--data", "qm9", "-n", "5"], "Copies canonicalizes images, and these are molecules"),
+        (["certify", "copies16", "--data", "qm9", "-n", "5"], "Copies is for images, and these are molecules"),
     ],
 )
 def test_errors_are_one_line_with_a_remedy(words, message, tmp_path):

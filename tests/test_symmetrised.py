@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from canonkit.canonicalizers import certify, certify_law
 from canonkit.groups import act, gram_schmidt, haar_orthogonal
-from canonkit.metrics.law import certify_law
 from canonkit.molecules import Molecules
 from canonkit.networks import EGNN, DiT, Haar, Recursive, Symmetrised, Turn
 from canonkit.networks.dit import DISTANCES, FARTHEST, distance_features
@@ -202,6 +202,14 @@ def test_the_mean_mismatch_is_what_chance_makes_of_it_or_much_more():
     assert wrong.mismatch > 1.5 * wrong.mismatch_error
     assert "p value" in str(right)
     assert "mismatch" in right._repr_html_()
+
+
+def test_certify_takes_denoisers_too():
+    x = molecules(4)
+    assert certify(EGNN(9, 16, 1), x, draws=4).p_value == 1
+    assert certify(dit(), x, draws=16).p_value == 0.001
+    with pytest.raises(ValueError, match="DiT is for molecules, and these are images"):
+        certify(dit(), torch.zeros(2, 1, 28, 28))
 
 
 def test_the_law_test_says_what_is_wrong_with_its_arguments():

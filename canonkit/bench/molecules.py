@@ -21,12 +21,12 @@ from tqdm.auto import tqdm
 from canonkit.bench import plain
 from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.molecules import Molecules
-from canonkit.networks import EGNN, GNN, MCEGNN
+from canonkit.networks import EGNN, GNN, MCEGNN, DiT
 from canonkit.processes import MoleculeSpace
 from canonkit.tables import text_table
 from canonkit.training import best_device, hardware, matmul_rate, native_bfloat16, peak_memory
 
-NETWORKS = ("GDM", "EDM", "MC-EGNN")
+NETWORKS = ("GDM", "EDM", "MC-EGNN", "DiT")
 BATCHES = (16, 64)
 KINDS = ("train_step", "evaluation")
 ATOMS = (9, 18, 29, 60, 120)
@@ -96,6 +96,10 @@ class Case:
         self.space, self.name, self.device = MoleculeSpace(), name, device
         if name == "MC-EGNN":
             self.net, self.plain = MCEGNN(5, 64, 9, 4), plain.mc_egnn
+        elif name == "DiT":
+            self.net, self.plain = DiT(self.space.features), plain.dit
+            for p in self.net.parameters():  # some begin at zero, and a network that gives zero has no error
+                nn.init.normal_(p, std=0.02)
         else:
             kind, self.plain = (EGNN, plain.egnn) if name == "EDM" else (GNN, plain.gnn)
             self.net = kind(self.space.features, 256, 9)

@@ -2,15 +2,17 @@ r"""The networks as the public implementations run them: what `canonkit bench` m
 
 Every molecule is padded to one length and stands as N^2 directed edges (i, j), masked afterwards. An edge MLP reads the
 concatenation of both atoms' gathered features and its own; messages are summed by scatter. Modules and weights are
-those of `canonkit.networks`, so that both sides compute the same numbers.
+those of `canonkit.networks`, so that both sides compute the same numbers. The transformer pads and masks likewise.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from canonkit.networks import EGNN, GNN, MCEGNN
+from canonkit.networks import EGNN, GNN, MCEGNN, DiT
+from canonkit.networks.dit import DISTANCES, FARTHEST, TIME_WIDTH
 from canonkit.networks.layers import PairMLP
+from canonkit.networks.time import time_features
 
 
 class Edges:
@@ -89,3 +91,30 @@ def mc_egnn(net: MCEGNN, h: Tensor, x: Tensor, mask: Tensor) -> tuple[Tensor, Te
         update = torch.nn.Sequential.forward(layer.node, torch.cat([h, edges.sum(m), h0], dim=1))
         h = (h + update) * edges.nodes
     return h.view(B, N, -1), X.view(B, N, 3, C)
+
+
+def dit(net: DiT, z: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+    """SymDiff's network, every pair's distance through the linear layer, attention written out; as `DiT.forward`."""
+    trunk = net.transformer
+    B, N, _ = z.shape
+    d = torch.cdist(z[..., :3], z[..., :3], compute_mode="donot_use_mm_for_euclid_dist")
+    centres = torch.linspace(0, FARTHEST, DISTANCES, dtype=z.dtype, device=z.device)
+    pairs = trunk.distances(torch.exp(-0.5 * ((d[..., None] - centres) / centres[1]).square()))
+    other = (mask[:, None] & ~torch.eye(N, dtype=torch.bool, device=mask.device)).to(z.dtype)
+    mean = (pairs * other[..., None]).sum(2) / other.sum(2, keepdim=True).clamp(min=1)
+    h = torch.cat([trunk.atoms(z), mean], dim=-1)
+    e = trunk.time(time_features(t, TIME_WIDTH).to(z.dtype))
+
+    def norm(h: Tensor) -> Tensor:
+        return (h - h.mean(-1, keepdim=True)) / (h.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+
+    for block in trunk.blocks:
+        c1, b1, a1, c2, b2, a2 = block.modulation(e)[:, None].chunk(6, dim=-1)
+        qkv = block.inputs((1 + c1) * norm(h) + b1).chunk(3, dim=-1)
+        q, k, v = (x.view(B, N, block.heads, -1).transpose(1, 2) for x in qkv)
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask[:, None, None], -torch.inf)
+        h = h + a1 * block.output((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, N, -1))
+        gate, value = block.up((1 + c2) * norm(h) + b2).chunk(2, dim=-1)
+        h = h + a2 * block.down(silu(gate) * value)
+    c, b = trunk.modulation(e)[:, None].chunk(2, dim=-1)
+    return net.out((1 + c) * norm(h) + b) * mask[..., None]

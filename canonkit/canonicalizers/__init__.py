@@ -6,6 +6,7 @@ from canonkit.canonicalizers.frame import Frame
 from canonkit.canonicalizers.identity import Identity
 from canonkit.canonicalizers.image import GCNN, Arbitrary, Copies, ImageCanonicalizer
 from canonkit.canonicalizers.inertial import Inertial
+from canonkit.canonicalizers.law import LawCertificate, certify_law
 
 BY_NAME = {"identity": Identity, "inertial": Inertial, "frame": Frame}
 OF_IMAGES = {"gcnn": GCNN, "copies": Copies, "arbitrary": Arbitrary}  # with the order K behind: gcnn16
@@ -40,7 +41,9 @@ __all__ = [
     "ImageCanonicalizer",
     "ImageCertificate",
     "Inertial",
+    "LawCertificate",
     "canonicalizer",
     "certify",
+    "certify_law",
     "nearest_jump",
 ]

@@ -14,34 +14,22 @@ import copy
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.canonicalizers.image import ImageCanonicalizer
+from canonkit.canonicalizers.law import LawCertificate, certify_law
 from canonkit.groups import disk, haar_rotations, rotate
 from canonkit.molecules import Molecules
-from canonkit.tables import html_table
+from canonkit.tables import Printed
 
 NOISE = 0.01  # Å
 JUMP = 30.0  # degrees
 PLANAR = 0.05  # Å; molecules whose atoms all lie this near a plane are their own mirror image
 
 
-class _Printed:
-    """Shows the rows that `_rows` gives."""
-
-    def __str__(self) -> str:
-        return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table(["certificate", ""], [(name.replace("_", " "), value) for name, value in self._rows()])
-
-    def _rows(self) -> list[tuple[str, object]]:
-        raise NotImplementedError
-
-
 @dataclass(frozen=True)
-class Certificate(_Printed):
+class Certificate(Printed):
     """What `certify` measured.
 
     Args:
@@ -76,7 +64,7 @@ class Certificate(_Printed):
 
 
 @dataclass(frozen=True)
-class ImageCertificate(_Printed):
+class ImageCertificate(Printed):
     """What `certify` measured on images; shares and errors are over those that are not flagged.
 
     Args:
@@ -113,20 +101,21 @@ class ImageCertificate(_Printed):
 
 
 def certify(
-    canonicalizer: Canonicalizer,
+    system: Canonicalizer | nn.Module,
     data: Molecules | Tensor,
     *,
-    draws: int = 2,
+    draws: int | None = None,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     batch_size: int = 256,
-) -> Certificate | ImageCertificate:
-    """Measures whether a canonicalizer is one, on molecules or images of your choice.
+) -> Certificate | ImageCertificate | LawCertificate:
+    """Measures on data of your choice whether a canonicalizer is one, or a denoiser equivariant in law.
 
     Args:
-        canonicalizer: tried in eval mode and in `dtype`; left as it was.
+        system: a canonicalizer of molecules or images; or a denoiser of molecules, for which see
+            `certify_law`. Tried in eval mode and in `dtype`; left as it was.
         data: where to try it.
-        draws: random group elements per sample.
+        draws: random group elements per sample, by default 2; for a denoiser outputs on either side, by default 64.
         dtype: float64 tells the mathematics from rounding.
         seed: of the group elements and noise.
         batch_size: samples at a time.
@@ -136,13 +125,15 @@ def certify(
     """
     if not len(data):
         raise ValueError("no data given to certify on")
-    of_images = isinstance(canonicalizer, ImageCanonicalizer)
+    of_images = isinstance(system, ImageCanonicalizer)
     if of_images != isinstance(data, Tensor):
         kinds = ("images", "molecules") if of_images else ("molecules", "images")
-        raise ValueError(f"{type(canonicalizer).__name__} canonicalizes {kinds[0]}, and these are {kinds[1]}")
-    canonicalizer = copy.deepcopy(canonicalizer).eval().to(dtype)
+        raise ValueError(f"{type(system).__name__} is for {kinds[0]}, and these are {kinds[1]}")
+    system = copy.deepcopy(system).eval().to(dtype)
+    if not isinstance(system, Canonicalizer):
+        return certify_law(system, data.to(dtype), draws=draws or 64, seed=seed, batch_size=batch_size)
     check = _certify_images if of_images else _certify_molecules
-    return check(canonicalizer, data, draws, dtype, seed, batch_size)
+    return check(system, data, draws or 2, dtype, seed, batch_size)
 
 
 @torch.no_grad()
