@@ -256,17 +256,23 @@ def certify(
 
 @app.command()
 def bench(
-    data: Annotated[str, typer.Argument(help="qm9 or images")] = "qm9",
+    data: Annotated[str, typer.Argument(help="qm9, systems or images")] = "qm9",
     repeat: Annotated[int, typer.Option(help="Repetitions, of which medians are taken.")] = 5,
     as_json: Json = False,
 ) -> None:
     """qm9: speed and memory of the networks at paper scale against the formulation that the published systems run.
+    systems: what every system of molecules costs at laptop scale, per training step and sample, in one run.
     images: canonicalizers of images, G-CNN against rotated copies, and how well they follow a turn."""
-    from canonkit.bench import bench_images, bench_qm9, describe, describe_images
+    from canonkit import bench as benches
 
-    if data not in ("qm9", "images"):
-        raise ValueError(f"no bench is called {data!r}: choose qm9 or images")
-    measure, show = (bench_qm9, describe) if data == "qm9" else (bench_images, describe_images)
+    known = {
+        "qm9": (benches.bench_qm9, benches.describe),
+        "systems": (benches.bench_systems, benches.describe_systems),
+        "images": (benches.bench_images, benches.describe_images),
+    }
+    if data not in known:
+        raise ValueError(f"no bench is called {data!r}: choose from {', '.join(known)}")
+    measure, show = known[data]
     rows = measure(repeat, progress=not as_json)
     _print(rows, show(rows), as_json)
 

@@ -98,15 +98,28 @@ def save_evaluation(path: str | Path, evaluation: dict) -> None:
 
 
 def measured_laptop() -> list[dict]:
-    """The evaluations of the five GDM rows at laptop scale that come with the kit."""
-    return json.loads((Path(__file__).parent / "pretrained" / "table1-laptop.json").read_text())
+    """The evaluations of the systems of molecules at laptop scale that come with the kit."""
+    return _shipped("table1-laptop")
 
 
-def table1(evaluations: Iterable[dict] = ()) -> Table:
-    """Table 1: published columns, then measured ones from `evaluations` (see `canonkit evaluate`)."""
-    measured = {e["recipe"]: e for e in evaluations}
+def measured_costs() -> list[dict]:
+    """What those systems cost: the rows of `canonkit bench systems` that come with the kit."""
+    return _shipped("costs-laptop")
+
+
+def _shipped(name: str) -> list[dict]:
+    return json.loads((Path(__file__).parent / "pretrained" / f"{name}.json").read_text())
+
+
+def table1(evaluations: Iterable[dict] = (), costs: Iterable[dict] = ()) -> Table:
+    """Table 1: published columns, then measured ones from `evaluations` (see `canonkit evaluate`).
+
+    `costs`, rows of `canonkit bench systems`, add the time of a training step and of a sample.
+    """
+    measured, costs = {e["recipe"]: e for e in evaluations}, {c["system"]: c for c in costs}
     header = ["system", "published: NLL", "mol %", "atom %", "valid %", "unique %"]
     header += ["measured: validation loss", "bound (nats)", "mol %", "atom %", "valid %", "unique %"]
+    header += ["ms per step", "s per molecule"] if costs else []
     rows = []
     for name in [*PUBLISHED, *(n for n in measured if n not in PUBLISHED)]:
         row = [name, *PUBLISHED.get(name, ("–",) * 5)]
@@ -116,6 +129,10 @@ def table1(evaluations: Iterable[dict] = ()) -> Table:
             row += [f"{e['validation_loss']:.4f}", bound, *shares]
         else:
             row += ["–"] * 6
+        if costs:
+            c = costs.get(name)
+            sample = f"{c['evaluation_s'] * (e['steps'] + 1):.2f}" if c and e else "–"
+            row += [f"{1e3 * c['step_s']:.0f}" if c else "–", sample]
         rows.append(row)
     notes = ["Published: Sareen et al. 2024, Table 1; 1000 network evaluations; four days on one RTX 8000."]
     protocols = sorted({_protocol(e) for e in measured.values()})
@@ -125,6 +142,9 @@ def table1(evaluations: Iterable[dict] = ()) -> Table:
             "Bounds: of canonical poses for the canonicalized rows, of poses as they come for GDM; not comparable "
             "with one another. Validation loss: same molecules and noise for all rows."
         )
+    if costs:
+        machines = " / ".join(sorted({c["hardware"] for c in costs.values()}))
+        notes.append(f"Times: a training step of 64 molecules, a sample; all systems in one run on {machines}.")
     return Table("Table 1: QM9", header, rows, notes)
 
 

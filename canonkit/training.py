@@ -303,7 +303,7 @@ def read_log(folder: str | Path) -> list[dict]:
 # -- one step and its measures ----------------------------------------------------------------------------------------
 
 
-def _step(state: State, net, x: Samples, settings: Settings, rank: int = 0, world: int = 1, backward=None) -> dict:
+def one_step(state: State, net, x: Samples, settings: Settings, rank: int = 0, world: int = 1, backward=None) -> dict:
     """One optimiser step on a global batch; returns the loss terms and gradient norm as tensors."""
     generator = torch.Generator().manual_seed(settings.seed * 1_000_000_007 + state.step)
     if settings.augment:
@@ -372,7 +372,7 @@ def measure_cost(state: State, data: Samples, batches: LengthBatches, settings: 
     for rows in picks:
         x = take(data, rows, device)
         start = time.perf_counter()
-        float(_step(probe, probe.model, x, settings)["loss"])  # waits for the device
+        float(one_step(probe, probe.model, x, settings)["loss"])  # waits for the device
         times.append(time.perf_counter() - start)
     seconds = sum(times[2:] or times) / len(times[2:] or times)
     return Cost(1 / seconds, batches.batch_size / seconds, peak_memory(device) / 1e9)
@@ -541,7 +541,7 @@ def train(
                 if stopping:
                     break
                 x = take(data, rows, device)
-                values = _step(state, net, x, settings, rank, world, accelerator and accelerator.backward)
+                values = one_step(state, net, x, settings, rank, world, accelerator and accelerator.backward)
                 sums = {k: sums.get(k, 0) + v for k, v in values.items()}
                 now = time.monotonic()
                 state.seconds, clock = state.seconds + now - clock, now

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from canonkit.bench import bench_images, bench_qm9, describe, describe_images
+from canonkit.bench import bench_images, bench_qm9, bench_systems, describe, describe_images, describe_systems
 from canonkit.bench.molecules import KINDS, Case
 from canonkit.data.qm9 import LONGEST
 
@@ -45,10 +45,22 @@ def test_bench_of_image_canonicalizers_has_a_pair_of_rows_per_order():
     assert "copies" in describe_images(rows)
 
 
+def test_bench_of_systems_has_a_row_per_system():
+    rows = bench_systems(1, systems=("DiT", "SymDiff"), progress=False)
+    assert [r["system"] for r in rows] == ["DiT", "SymDiff"]
+    assert rows[0]["parameters"] < rows[1]["parameters"]
+    assert all(r["step_s"] > r["evaluation_s"] > 0 for r in rows)
+    assert "SymDiff" in describe_systems(rows)
+
+
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="repeat 0"):
         bench_qm9(0)
     with pytest.raises(ValueError, match="repeat 0"):
         bench_images(0)
+    with pytest.raises(ValueError, match="repeat 0"):
+        bench_systems(0)
     with pytest.raises(ValueError, match="'GMD'"):
         bench_qm9(networks=("GMD",))
+    with pytest.raises(ValueError, match="'UNet'"):
+        bench_systems(systems=("UNet",))

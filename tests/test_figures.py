@@ -9,9 +9,10 @@ from PIL import Image
 
 from canonkit import figures
 from canonkit.canonicalizers import Inertial, canonicalizer
+from canonkit.groups import haar_orthogonal
 from canonkit.metrics import stability
 from canonkit.processes import Diffusion, MoleculeSpace
-from canonkit.results import PUBLISHED, measured_laptop, table1
+from canonkit.results import PUBLISHED, measured_costs, measured_laptop, table1
 from canonkit.widgets.monitor import Monitor
 
 
@@ -94,6 +95,42 @@ def test_measured_rows_share_one_protocol():
     for e in rows:
         assert 0 <= e["molecule_stable"] <= e["atom_stable"] <= 1
         assert 0 < e["validation_loss"] < 0.1
+
+
+def test_table_1_adds_the_costs_of_systems_where_they_are_given():
+    evaluations, costs = measured_laptop(), measured_costs()
+    assert {c["system"] for c in costs} >= {e["recipe"] for e in evaluations}
+    table = table1(evaluations, costs)
+    row = {r[0]: r for r in table.rows}["GDM"]
+    cost = next(c for c in costs if c["system"] == "GDM")
+    steps = next(e["steps"] for e in evaluations if e["recipe"] == "GDM")
+    assert row[-2:] == [f"{1e3 * cost['step_s']:.0f}", f"{cost['evaluation_s'] * (steps + 1):.2f}"]
+    assert all(len(r) == len(table.header) for r in table.rows)
+    assert cost["hardware"] in table.notes[-1]
+
+
+def test_vector_fields_draw_the_fields_they_are_given():
+    figure = figures.vector_fields({"one": lambda z: z, "two": lambda z: -2 * z}, points=5)
+    one, two = (ax.collections[0] for ax in figure.axes)
+    assert (two.U == -2 * one.U).all()
+    assert (one.U**2 + one.V**2).max() <= 2.0**2 + 1e-6
+    assert one.scale == two.scale
+
+
+def test_rotation_law_shows_where_rotations_send_the_axes():
+    g = haar_orthogonal(4000, generator=torch.Generator().manual_seed(0))
+    same = torch.eye(3).expand(100, 3, 3)
+    figure = figures.rotation_law({"Haar": g, "one": same})
+    top = figure.axes[0]
+    assert (top.collections[1].get_offsets()[:, 1] == g[:, 2, 2].double().numpy()).all()
+    titles = [ax.get_title() for ax in figure.axes]
+    assert any(title.startswith("one") and "= 1.00" in title for title in titles)
+    # The histogram of the angles is within five standard errors of Haar's density.
+    bars = figure.axes[2].patches
+    edges = np.deg2rad([bar.get_x() for bar in bars] + [180.0])
+    expected = np.diff(edges - np.sin(edges)) / np.pi
+    found = np.array([bar.get_height() * 7.5 for bar in bars])
+    assert (np.abs(found - expected) < 5 * np.sqrt(expected / 900) + 1e-3).all()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from torch import nn
 
 from canonkit.canonicalizers import certify, certify_law
 from canonkit.groups import act, gram_schmidt, haar_orthogonal
+from canonkit.metrics import objective_variance
 from canonkit.molecules import Molecules
 from canonkit.networks import EGNN, DiT, Haar, Recursive, Symmetrised, Turn
 from canonkit.networks.dit import DISTANCES, FARTHEST, distance_features
@@ -276,3 +277,48 @@ def test_the_loss_of_symdiff_h_has_the_same_law_in_every_pose():
         losses.append(model.process.squared_error(model.network, y, draw).detach())
     gap = losses[0].mean() - losses[1].mean()
     assert abs(gap) < 4 * math.sqrt(sum(float(v.var()) for v in losses) / 600)
+
+
+# -- the noise of the objective ---------------------------------------------------------------------------------------
+
+
+def test_only_a_random_symmetry_adds_to_the_objective_s_variance():
+    x = molecules(8)
+    found = {}
+    for name in ("DiT", "SymDiff-H", "canon+DiT"):
+        model = recipe(name).build(COUNTS)
+        lively(model.network, 0.05)
+        found[name] = objective_variance(model, x, draws=4)
+    assert 0.01 < found["SymDiff-H"].loss_share < 1
+    assert 0.01 < found["SymDiff-H"].gradient_share < 1
+    for name in ("DiT", "canon+DiT"):
+        assert found[name].loss_share < 1e-9
+        assert found[name].gradient_share < 1e-6
+        assert found[name].loss_variance > 0
+    assert "gradient noise" in str(found["DiT"])
+    with pytest.raises(ValueError, match="draws 1"):
+        objective_variance(model, x, draws=1)
+
+
+class Scaled(nn.Module):
+    """eps_hat = w R-dependent: a loss whose variance is known."""
+
+    def __init__(self, spread):
+        super().__init__()
+        self.w, self.spread = nn.Parameter(torch.zeros(1)), spread
+
+    def forward(self, z, t, mask=None):
+        return self.w * z + self.spread * torch.randn(len(z), 1, 1).sign() * torch.ones_like(z)
+
+
+def test_the_shares_are_those_of_a_loss_whose_variance_is_known():
+    """eps_hat = +-s changes sum (eps - eps_hat)^2 by -+ 2 s sum eps, whose variance given eps is 4 s^2 per entry."""
+    model = recipe("DiT").build(COUNTS)
+    model.network = Scaled(0.5)
+    found = objective_variance(model, molecules(200), draws=30)
+    model.network = Scaled(0.0)
+    assert objective_variance(model, molecules(200), draws=30).loss_share == 0
+    # Positions have 3 (N - 1) free directions: their sum over atoms is zero, so types and numbers alone contribute.
+    n, size = 6, model.process.space.size
+    by_sign = 4 * 0.25 * (6 * n) / size**2
+    assert found.loss_share * found.loss_variance == pytest.approx(by_sign, rel=0.1)

@@ -143,7 +143,7 @@ def test_the_learned_canonicalizer_moves_at_its_own_rate_and_the_frozen_one_not_
     state = State(model, SMALL)
     assert [g["lr"] for g in state.optimizer.param_groups] == [1e-3, 1e-4]
     before = [p.clone() for p in model.canonicalizer.parameters()]
-    training._step(state, model, qm9.molecules[1000:1016].trim(), SMALL)
+    training.one_step(state, model, qm9.molecules[1000:1016].trim(), SMALL)
     moved = [float((p - q).detach().abs().max()) for p, q in zip(model.canonicalizer.parameters(), before, strict=True)]
     assert 0 < max(moved) < 2e-4
     frozen = recipes.recipe("canon(fr)+GDM").build(torch.ones(30))

@@ -1,6 +1,7 @@
-"""Speed and memory: networks against the formulation that the published systems run, canonicalizers of images."""
+"""Speed and memory: networks against the published formulation, canonicalizers of images, systems side by side."""
 
 from canonkit.bench.images import bench_images, describe_images
 from canonkit.bench.molecules import bench_qm9, describe
+from canonkit.bench.systems import bench_systems, describe_systems
 
-__all__ = ["bench_images", "bench_qm9", "describe", "describe_images"]
+__all__ = ["bench_images", "bench_qm9", "bench_systems", "describe", "describe_images", "describe_systems"]

@@ -9,6 +9,8 @@ image_rows        rows of images, one per named set
 class_means       mean image of every digit, one row per named set, and what is left to learn per pixel
 angle_histogram   how angles are spread over the circle, by class
 activations       a digit, its canonical image and the activation over the group
+vector_fields     maps of the plane to itself, as arrows
+rotation_law      how rotations are spread over their group
 training_curves   loss terms, validation and stability of one or several runs
 stability_steps   stability against network evaluations
 """
@@ -17,6 +19,7 @@ from canonkit.figures.base import Picture
 from canonkit.figures.images import activations, angle_histogram, class_means, image_rows
 from canonkit.figures.molecules import draw, noising, pose_density
 from canonkit.figures.poses import pose_profile, property_map
+from canonkit.figures.symmetry import rotation_law, vector_fields
 from canonkit.figures.training import stability_steps, training_curves
 
 __all__ = [
@@ -30,6 +33,8 @@ __all__ = [
     "pose_density",
     "pose_profile",
     "property_map",
+    "rotation_law",
     "stability_steps",
     "training_curves",
+    "vector_fields",
 ]

@@ -13,11 +13,13 @@ from canonkit.metrics.poses import (
 )
 from canonkit.metrics.properties import coulomb_spectrum, properties
 from canonkit.metrics.stability import Stability, bond_orders, stability
+from canonkit.metrics.variance import ObjectiveVariance, objective_variance
 
 __all__ = [
     "Chemistry",
     "Evaluation",
     "Interval",
+    "ObjectiveVariance",
     "PoseStatistics",
     "Stability",
     "bond_orders",
@@ -27,6 +29,7 @@ __all__ = [
     "evaluate",
     "known_smiles",
     "coulomb_spectrum",
+    "objective_variance",
     "pose_statistics",
     "pose_values",
     "principal_rms",
