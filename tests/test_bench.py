@@ -21,7 +21,7 @@ def test_both_formulations_compute_the_same(sample, name):
         ours, theirs = (ours,), (theirs,)
     for a, b in zip(ours, theirs, strict=True):
         real = mask.view(*mask.shape, *[1] * (a.ndim - 2))
-        assert ((a - b) * real).norm() / (b * real).norm() < 1e-12
+        assert ((a - b) * real).norm() / (b * real).norm() < 1e-11  # DiT's exponents reach 2,000
 
 
 def test_bench_has_a_row_per_case_with_speed_memory_and_error():

@@ -15,24 +15,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, scaled_dot_product_attention, silu
 
+from canonkit.networks.egnn import squared_distances
+from canonkit.networks.layers import neighbours
 from canonkit.networks.time import time_features
 
 DISTANCES = 64  # Gaussians of a distance, K
 FARTHEST = 12.0  # Å, the last one's centre; no two atoms of QM9 are farther apart
 TIME_WIDTH = 256  # sinusoids of t
+CACHED = 2**18  # entries of the tensor of Gaussians worked on at a time, so that it stays in the processor's cache
 FAST_WIDTH = 256  # below, rounding weights to bfloat16 at every call costs more than it saves
 
 
 def distance_features(x: Tensor, mask: Tensor | None) -> Tensor:
     """mean_{j != i} phi(d_ij) of positions x (B, N, 3): (B, N, K), zero for a single atom."""
-    B, N, _ = x.shape
-    d = ((x[:, :, None] - x[:, None]).square().sum(-1) + 1e-12).sqrt()  # 1e-12 Å^2: the root's slope is infinite at 0
+    N = x.shape[1]
+    near = neighbours(x, mask)  # (B, N, N)
     centres = torch.linspace(0, FARTHEST, DISTANCES, dtype=x.dtype, device=x.device)
-    phi = torch.exp(-0.5 * ((d[..., None] - centres) / centres[1]).square())
-    near = 1 - torch.eye(N, dtype=x.dtype, device=x.device).expand(B, N, N)
-    if mask is not None:
-        near = near * mask[:, None]
-    return (near[:, :, None] @ phi).squeeze(2) / near.sum(-1, keepdim=True).clamp(min=1)
+    # The exponent is [d^2, d, 1] times this: the one large tensor is written by a product of matrices and read twice.
+    c = torch.stack([-torch.ones_like(centres), 2 * centres, -centres.square()]) / (2 * centres[1] ** 2)  # (3, K)
+    parts = []
+    for y, n in zip(x.split(size := max(1, CACHED // (N * N * DISTANCES))), near.split(size), strict=True):
+        squared = squared_distances(y)
+        d = (squared + 1e-12).sqrt()  # 1e-12 Å^2: the root's slope is infinite at 0
+        exponent = torch.stack([squared, d, torch.ones_like(d)], dim=-1) @ c
+        phi = exponent.clamp(min=-80).exp()  # below, processors take ten times as long for as good as nothing
+        parts.append((n[:, :, None] @ phi).squeeze(2) / n.sum(-1, keepdim=True).clamp(min=1))
+    return torch.cat(parts)
 
 
 def modulate(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
