@@ -210,7 +210,8 @@ def certify(
     name: Annotated[
         str,
         typer.Argument(
-            help="Of molecules: identity, inertial, frame. Of images: gcnn8, gcnn16, gcnn32, copies8, copies16, "
+            help="Of molecules: identity, inertial, frame, spectral-pose; with an order of atoms spectral, "
+            "inertial-spectral, frame-spectral, inertial-smiles. Of images: gcnn8, gcnn16, gcnn32, copies8, copies16, "
             "copies32. Or the name of trained weights, or a run's folder."
         ),
     ],

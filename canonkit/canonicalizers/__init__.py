@@ -7,8 +7,20 @@ from canonkit.canonicalizers.identity import Identity
 from canonkit.canonicalizers.image import GCNN, Arbitrary, Copies, ImageCanonicalizer
 from canonkit.canonicalizers.inertial import Inertial
 from canonkit.canonicalizers.law import LawCertificate, certify_law
+from canonkit.canonicalizers.order import Ordered, SmilesKey, SpectralKey
+from canonkit.canonicalizers.spectral import SpectralPose
 
-BY_NAME = {"identity": Identity, "inertial": Inertial, "frame": Frame}
+BY_NAME = {
+    "identity": Identity,
+    "inertial": Inertial,
+    "frame": Frame,
+    "spectral-pose": SpectralPose,
+    # of S_n x SE(3): a pose, and an order of atoms
+    "spectral": lambda: Ordered(SpectralPose(), SpectralKey()),
+    "inertial-spectral": lambda: Ordered(Inertial(), SpectralKey()),
+    "frame-spectral": lambda **settings: Ordered(Frame(**settings), SpectralKey()),
+    "inertial-smiles": lambda: Ordered(Inertial(), SmilesKey()),
+}
 OF_IMAGES = {"gcnn": GCNN, "copies": Copies, "arbitrary": Arbitrary}  # with the order K behind: gcnn16
 NAMES = (*BY_NAME, *(f"{name}{K}" for name in OF_IMAGES for K in (8, 16, 32)))
 
@@ -16,7 +28,8 @@ NAMES = (*BY_NAME, *(f"{name}{K}" for name in OF_IMAGES for K in (8, 16, 32)))
 def canonicalizer(name: str, **settings) -> Canonicalizer:
     """A canonicalizer by name.
 
-    Of molecules: identity, inertial, frame. Of images: gcnnK, copiesK, arbitraryK, with K the order: copies16.
+    Of molecules: identity, inertial, frame, spectral-pose; with an order of atoms spectral, inertial-spectral,
+    frame-spectral, inertial-smiles. Of images: gcnnK, copiesK, arbitraryK, with K the order: copies16.
 
     Raises:
         ValueError: for a name that is none of these.
@@ -42,6 +55,10 @@ __all__ = [
     "ImageCertificate",
     "Inertial",
     "LawCertificate",
+    "Ordered",
+    "SmilesKey",
+    "SpectralKey",
+    "SpectralPose",
     "canonicalizer",
     "certify",
     "certify_law",

@@ -21,11 +21,13 @@ class Canonical:
         g: h(x): rotations (B, 3, 3) of molecules, indices k (B,) of images, which stand for turns by 360 k / K.
         ambiguous: (B,) bool, True where h(x) is not unique (linear, symmetric, one or two atoms): the pose is then well
             defined all the same, but depends on the order of the atoms.
+        order: (B, N) where h(x) orders atoms too: atom r of c(x) is atom order[b, r] of the input. None: as they come.
     """
 
     x: Molecules | Tensor
     g: Tensor
     ambiguous: Tensor
+    order: Tensor | None = None
 
 
 class Canonicalizer(nn.Module):

@@ -1,6 +1,8 @@
 r"""Is it really a canonicalizer? A certificate in numbers.
 
 For random g = (rotation, translation):   error = max_i |c(g x)_i - c(x)_i|      (zero if h is equivariant)
+                                          and permutations, where h orders atoms
+once more:                                c(c(x)) = c(x)
 mirror image m x:                         handed if c(m x) != c(x) for every molecule that is not planar
 noise e of 0.01 Å:                        a jump if h(x + e) and h(x) differ by more than 30 degrees
 
@@ -39,6 +41,9 @@ class Certificate(Printed):
         handed: True if mirror images are kept apart.
         jump_share: share of molecules, not flagged, whose pose jumps under 0.01 Å noise.
         max_error_ambiguous: largest error over flagged molecules, in Å.
+        idempotence_error: largest |c(c(x)) - c(x)| in Å over molecules that are not flagged.
+        reordered_share: share of molecules, not flagged, whose atoms change order under that noise; None where h leaves
+            the order alone.
         dtype: floating-point type of the test.
         draws: random group elements per molecule.
     """
@@ -49,6 +54,8 @@ class Certificate(Printed):
     handed: bool
     jump_share: float
     max_error_ambiguous: float
+    idempotence_error: float
+    reordered_share: float | None
     dtype: str
     draws: int
 
@@ -57,9 +64,14 @@ class Certificate(Printed):
         text = {
             "max_error": f"{self.max_error:.2e} Å",
             "max_error_ambiguous": f"{self.max_error_ambiguous:.2e} Å",
+            "idempotence_error": f"{self.idempotence_error:.2e} Å",
             "ambiguous_share": f"{self.ambiguous_share:.2%}",
             "jump_share": f"{self.jump_share:.2%}",
         }
+        if self.reordered_share is None:
+            d.pop("reordered_share")
+        else:
+            text["reordered_share"] = f"{self.reordered_share:.2%}"
         return [(name, text.get(name, value)) for name, value in d.items()]
 
 
@@ -214,7 +226,7 @@ def _certify_images(h: ImageCanonicalizer, images: Tensor, draws, dtype, seed, b
 @torch.no_grad()
 def _certify_molecules(h: Canonicalizer, molecules: Molecules, draws, dtype, seed, batch_size) -> Certificate:
     generator = torch.Generator().manual_seed(seed)
-    errors, flags, handed, jumps = [], [], [], []
+    errors, again, flags, handed, jumps, reordered = [], [], [], [], [], []
     order = torch.argsort(molecules.sizes)
     for rows in order.split(batch_size):
         x = molecules[rows].trim().to(dtype)
@@ -228,25 +240,42 @@ def _certify_molecules(h: Canonicalizer, molecules: Molecules, draws, dtype, see
         for _ in range(draws):
             g = haar_rotations(len(x), generator=generator, dtype=dtype)
             shift = 5 * torch.randn(len(x), 3, generator=generator, dtype=dtype)
-            error = torch.maximum(error, away(h(x.act(g).translate(shift)).x))
+            y = x.act(g).translate(shift)
+            if c.order is not None:
+                key = torch.rand(x.mask.shape, generator=generator) + ~x.mask  # padding stays last
+                y = y.permute(key.argsort(1))
+            error = torch.maximum(error, away(h(y).x))
         mirrored = x.with_(positions=x.positions * x.positions.new_tensor([1, 1, -1]))
         thickness = torch.linalg.svdvals(x.centred().positions)[:, -1] if x.mask.shape[1] >= 3 else error * 0
-        apart = away(h(mirrored).x) > PLANAR / 5
+        # Where h permutes atoms but never mirrors, only mirror images that are one molecule share c(x).
+        apart = away(h(mirrored).x) > PLANAR / 5 if c.order is None else torch.linalg.det(c.g) > 0
         noise = NOISE * torch.randn(x.positions.shape, generator=generator, dtype=dtype)
-        noisy = x.with_(positions=x.positions + noise * x.mask[..., None])
+        noisy = h(x.with_(positions=x.positions + noise * x.mask[..., None]))
         errors.append(error)
+        again.append(away(h(c.x).x))
         flags.append(c.ambiguous)
         handed.append(apart | (thickness < PLANAR) | c.ambiguous)
-        jumps.append(_jumped(h(noisy).g, c.g))
-    error, flagged, jumped = torch.cat(errors), torch.cat(flags), torch.cat(jumps)
-    largest = [float(error[part].max()) if part.any() else 0.0 for part in (~flagged, flagged)]
+        jumps.append(_jumped(noisy.g, c.g))
+        if c.order is not None:
+            reordered.append(((noisy.order != c.order) & x.mask).any(1))
+    error, flagged = torch.cat(errors), torch.cat(flags)
+    clear = ~flagged
+
+    def largest(values: Tensor, part: Tensor) -> float:
+        return float(values[part].max()) if part.any() else 0.0
+
+    def share(values: list[Tensor]) -> float:
+        return float(torch.cat(values)[clear].double().mean()) if clear.any() else 0.0
+
     return Certificate(
         molecules=len(molecules),
-        max_error=largest[0],
+        max_error=largest(error, clear),
         ambiguous_share=float(flagged.double().mean()),
         handed=bool(torch.cat(handed).all()),
-        jump_share=float(jumped[~flagged].double().mean()) if (~flagged).any() else 0.0,
-        max_error_ambiguous=largest[1],
+        jump_share=share(jumps),
+        max_error_ambiguous=largest(error, flagged),
+        idempotence_error=largest(torch.cat(again), clear),
+        reordered_share=share(reordered) if reordered else None,
         dtype=str(dtype).removeprefix("torch."),
         draws=draws,
     )
