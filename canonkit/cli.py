@@ -72,8 +72,9 @@ def train(
         str | None,
         typer.Argument(
             help="Of molecules: GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM, DiT, DiT-Aug, SymDiff-H, "
-            "SymDiff, SymDiff* (paper scale), canon+DiT. Of images: UNet, canon(p8)+UNet, canon(p16)+UNet, "
-            "canon(p32)+UNet, 'canon(p16, fr)+UNet', copies(16)+UNet, arbitrary(16)+UNet."
+            "SymDiff, SymDiff* (paper scale), canon+DiT, Flow, Flow+pose, Flow+order, Flow+prior, CanonFlow, "
+            "CanonFlow-DiT. Of images: UNet, canon(p8)+UNet, canon(p16)+UNet, canon(p32)+UNet, 'canon(p16, fr)+UNet', "
+            "copies(16)+UNet, arbitrary(16)+UNet."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
@@ -151,7 +152,8 @@ def sample(
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="For repeatable samples.")] = None,
     randomize: Annotated[bool, typer.Option("--randomize", help="Turn each at random.")] = False,
-    eta: Annotated[float, typer.Option(help="Share of ancestral sampling's noise; 0 is DDIM.")] = 1.0,
+    eta: Annotated[float | None, typer.Option(help="Diffusion: share of sampling's noise; 0 is DDIM.")] = None,
+    heun: Annotated[bool, typer.Option("--heun", help="Flow: second-order steps.")] = False,
     as_json: Json = False,
 ) -> None:
     """Generates molecules or images; SDF files get the bonds that EDM's distance rule sees."""
@@ -161,7 +163,8 @@ def sample(
     run = _run(source)
     kind = "images" if run.recipe.data == "RotMNIST" else "molecules"
     check_suffix(output, IMAGE_SUFFIXES if kind == "images" else SUFFIXES)  # before the work
-    samples = run.sample(count, steps, seed=seed, randomize=randomize, eta=eta, progress=not as_json)
+    options = ({} if eta is None else {"eta": eta}) | ({"heun": True} if heun else {})
+    samples = run.sample(count, steps, seed=seed, randomize=randomize, progress=not as_json, **options)
     path = write(samples if kind == "images" else samples.with_(bonds=bond_orders(samples)), output)
     _print({kind: len(samples), "file": str(path)}, f"{len(samples)} {kind} in {path}", as_json)
 

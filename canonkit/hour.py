@@ -269,6 +269,8 @@ def train_for(
         torch.manual_seed(settings.seed + before["step"])
         model = chosen.build(counts).to(device).train()
         model.network.fast_dtype = fast = fast_dtype(settings.precision, device)
+        # Haar rotations come from a QR factorisation, a flow's coupling from the host: a graph can record neither.
+        recordable = not (settings.augment or chosen.kernel or chosen.flow)
         step = Stepper(
             model,
             train.to(device),
@@ -279,8 +281,7 @@ def train_for(
             ema=settings.ema,
             augment=settings.augment,
             clip=settings.clip,
-            # Haar rotations come from a QR factorisation, which cannot be recorded.
-            graphs=device.type == "cuda" and not (settings.augment or chosen.kernel) if graphs is None else graphs,
+            graphs=recordable and device.type == "cuda" if graphs is None else graphs,
         )
         floor = _floor(step, device, fast or torch.float32)
         if resume:

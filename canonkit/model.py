@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.data.batches import Samples, lengths
 from canonkit.processes.diffusion import Diffusion, Draw, Loss, repeatable
+from canonkit.processes.flow import FlowDraw, FlowMatching
 
 SAMPLING_MEMORY = 256 * 2**20  # bytes; on a CUDA device half of what is free
 
@@ -24,18 +25,20 @@ class OrbitModel(nn.Module):
 
     Args:
         canonicalizer: h and c.
-        process: the diffusion, with its space.
+        process: diffusion or flow, with its space.
         network: phi(z_t, t, mask).
         size_counts: how often each number of atoms occurs in the training set, (longest + 1,), for p(n); images count
             as one atom each.
     """
 
-    def __init__(self, canonicalizer: Canonicalizer, process: Diffusion, network: nn.Module, size_counts: Tensor):
+    def __init__(
+        self, canonicalizer: Canonicalizer, process: Diffusion | FlowMatching, network: nn.Module, size_counts: Tensor
+    ):
         super().__init__()
         self.canonicalizer, self.process, self.network = canonicalizer, process, network
         self.register_buffer("size_counts", size_counts.float())
 
-    def forward(self, x: Samples, draw: Draw | None = None, canonical: bool = False) -> Loss:
+    def forward(self, x: Samples, draw: Draw | FlowDraw | None = None, canonical: bool = False) -> Loss:
         """The training loss of a batch, in whatever pose it comes, or in its canonical one if that is said."""
         return self.process.loss(self.network, x if canonical else self.canonicalizer(x).x, draw)
 
@@ -55,7 +58,8 @@ class OrbitModel(nn.Module):
         """A bound on -log p(c(x)) - log p(n), (B,) nats, one Monte Carlo draw.
 
         With a canonicalizer this is a bound for the density of canonical poses, with the identity for that of poses
-        as they come: the two are not comparable. `canonical` says that x stands in its canonical pose already.
+        as they come: the two are not comparable. `canonical` says that x stands in its canonical pose already. A flow
+        has no such bound.
         """
         with torch.no_grad(), repeatable(generator):
             log_p_n = (self.size_counts / self.size_counts.sum())[lengths(x)].log()
@@ -91,20 +95,20 @@ class OrbitModel(nn.Module):
         randomize: bool = False,
         seed: int | None = None,
         batch_size: int | None = None,
-        eta: float = 1.0,
         progress: bool = False,
+        **options,
     ) -> Samples:
         """New molecules or images, in canonical poses. Interrupted, it returns what is done, in batches of like sizes.
 
         Args:
             count: how many.
-            steps: network evaluations, at most T (the default).
+            steps: network evaluations, by default the process's T.
             sizes: atoms of each molecule instead of drawing them from p(n).
             randomize: act with random rotations, for samples of the invariant density.
             seed: for repeatable samples.
             batch_size: samples at a time, grouped by length; by default as many as an estimate of the memory allows.
-            eta: share of ancestral sampling's noise; 0 is DDIM.
             progress: show a bar with the time left.
+            options: the process's own: `eta` of diffusion (0 is DDIM), `heun` of flow.
         """
         from tqdm.auto import tqdm
 
@@ -127,7 +131,7 @@ class OrbitModel(nn.Module):
                             sizes[rows].to(device),
                             steps,
                             generator,
-                            eta,
+                            **options,
                             on_step=lambda t, z: bar.update(),
                         )
                     )

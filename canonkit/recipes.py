@@ -20,13 +20,23 @@ from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.data.rotmnist import SIDE, RotMNIST, load_rotmnist
 from canonkit.model import OrbitModel
 from canonkit.molecules import ELEMENTS
-from canonkit.networks import EGNN, GNN, DiT, Haar, Recursive, Symmetrised, Turn, UNet
-from canonkit.processes import Diffusion, ImageSpace, MoleculeSpace, cosine_schedule
+from canonkit.networks import EGNN, GNN, Canon, DiT, Haar, Recursive, Symmetrised, Turn, UNet
+from canonkit.processes import (
+    AlignedPrior,
+    Diffusion,
+    FlowMatching,
+    Gaussian,
+    ImageSpace,
+    MaskedMoleculeSpace,
+    MoleculeSpace,
+    cosine_schedule,
+)
 from canonkit.training import Settings, load_averaged, read_log, train
 
 DATA = {"QM9": load_qm9, "RotMNIST": load_rotmnist}
-NETWORKS = {"GNN": GNN, "EGNN": EGNN, "DiT": DiT, "DiT*": DiT, "UNet": UNet}
+NETWORKS = {"GNN": GNN, "EGNN": EGNN, "DiT": DiT, "DiT*": DiT, "Canon": Canon, "UNet": UNet}
 SCALES = ("laptop", "paper")
+FITTED = 20_000  # molecules that a flow's prior is fitted to
 
 # What a scale means: the sizes of each network and canonicalizer, and how each data set is trained on.
 GRAPH = {"paper": {"width": 256, "layers": 9}, "laptop": {"width": 128, "layers": 6}}
@@ -35,6 +45,10 @@ SIZE = {
     "EGNN": GRAPH,
     "DiT": {"paper": {"width": 384, "depth": 12, "heads": 6}, "laptop": {"width": 128, "depth": 6, "heads": 4}},
     "DiT*": {"paper": {"width": 768, "depth": 12, "heads": 12}},
+    "Canon": {
+        "paper": {"width": 256, "depth": 12, "heads": 8},
+        "laptop": {"width": 128, "depth": 6, "heads": 8},
+    },
     "haar": {"paper": {}, "laptop": {}},
     "recursive": {"paper": {"width": 128, "depth": 8, "heads": 4}, "laptop": {"width": 64, "depth": 3, "heads": 4}},
     "recursive*": {"paper": {"width": 216, "depth": 10, "heads": 8}},
@@ -70,8 +84,10 @@ class System:
     settings: dict = field(default_factory=dict)
     augment: bool = False
     kernel: str | None = None
+    flow: dict | None = None  # prior and coupling of flow matching; without it diffusion
 
 
+PLAIN = {"prior": "gaussian", "coupling": False}
 SYSTEMS = {
     "GDM": System("QM9", "GNN"),
     "GDM-aug": System("QM9", "GNN", augment=True),
@@ -85,6 +101,12 @@ SYSTEMS = {
     "SymDiff": System("QM9", "DiT", kernel="recursive"),
     "SymDiff*": System("QM9", "DiT*", kernel="recursive*"),
     "canon+DiT": System("QM9", "DiT", "frame"),
+    "Flow": System("QM9", "Canon", flow=PLAIN),
+    "Flow+pose": System("QM9", "Canon", "spectral-pose", flow=PLAIN),
+    "Flow+order": System("QM9", "Canon", "spectral", flow=PLAIN),
+    "Flow+prior": System("QM9", "Canon", "spectral", flow=PLAIN | {"prior": "aligned"}),
+    "CanonFlow": System("QM9", "Canon", "spectral", flow={"prior": "aligned", "coupling": True}),
+    "CanonFlow-DiT": System("QM9", "DiT", "spectral", flow={"prior": "aligned", "coupling": True}),
     "UNet": System("RotMNIST", "UNet"),
     "canon(p8)+UNet": System("RotMNIST", "UNet", "gcnn8"),
     "canon(p16)+UNet": System("RotMNIST", "UNet", "gcnn16"),
@@ -109,6 +131,7 @@ class Recipe:
     data: str = "QM9"
     kernel: str | None = None
     kernel_settings: dict | None = None
+    flow: dict | None = None
 
     @classmethod
     def from_card(cls, card: dict) -> Recipe:
@@ -130,15 +153,16 @@ class Recipe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             if self.data == "QM9":
-                space, gamma = MoleculeSpace(ELEMENTS, LONGEST), None
+                process = Diffusion(MoleculeSpace(ELEMENTS, LONGEST)) if self.flow is None else _flow(**self.flow)
+                space = process.space
                 network = NETWORKS[self.network](space.features, **self.network_settings)
                 if self.kernel is not None:
                     network = Symmetrised(network, _kernel(self.kernel, space.features, self.kernel_settings))
             else:
-                space, gamma = ImageSpace((1, SIDE, SIDE)), cosine_schedule()
+                process = Diffusion(ImageSpace((1, SIDE, SIDE)), cosine_schedule())
                 network = NETWORKS[self.network](1, **self.network_settings)
             h = canonicalizer(self.canonicalizer, **self.canonicalizer_settings)
-        return OrbitModel(h, Diffusion(space, gamma), network, size_counts)
+        return OrbitModel(h, process, network, size_counts)
 
 
 def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
@@ -173,7 +197,13 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
         system.data,
         system.kernel,
         SIZE[system.kernel][scale] if system.kernel else None,
+        system.flow,
     )
+
+
+def _flow(prior: str, coupling: bool) -> FlowMatching:
+    made = AlignedPrior(LONGEST) if prior == "aligned" else Gaussian()
+    return FlowMatching(MaskedMoleculeSpace(ELEMENTS, LONGEST), made, coupling)
 
 
 def _kernel(name: str, features: int, settings: dict) -> Haar | Recursive:
@@ -255,6 +285,9 @@ def train_recipe(
     model = chosen.build(counts)
     if init is not None:
         describe["init"] = _start_from(init, model)
+    elif chosen.flow is not None:
+        some = torch.randperm(len(part), generator=torch.Generator().manual_seed(chosen.settings.seed))[:FITTED]
+        model.process.prior.fit(model.canonical(part[some]))
     train(
         model,
         part,

@@ -125,7 +125,7 @@ def table1(evaluations: Iterable[dict] = (), costs: Iterable[dict] = ()) -> Tabl
         row = [name, *PUBLISHED.get(name, ("–",) * 5)]
         if e := measured.get(name):
             shares = (f"{100 * e[k]:.1f}" for k in ("molecule_stable", "atom_stable", "valid", "unique"))
-            bound = f"{e['validation_nll']:.1f}±{e['validation_nll_error']:.1f}"
+            bound = f"{e['validation_nll']:.1f}±{e['validation_nll_error']:.1f}" if "validation_nll" in e else "–"
             row += [f"{e['validation_loss']:.4f}", bound, *shares]
         else:
             row += ["–"] * 6

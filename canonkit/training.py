@@ -308,11 +308,13 @@ def one_step(state: State, net, x: Samples, settings: Settings, rank: int = 0, w
     generator = torch.Generator().manual_seed(settings.seed * 1_000_000_007 + state.step)
     if settings.augment:
         x = state.model.process.space.randomize(x, generator)
-    draw = state.model.process.draw(x, generator)
     rows = slice(rank, None, world)
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         torch.manual_seed(generator.initial_seed())  # dropout knows no generator
-        loss = net(x[rows], draw[rows])
+        if canonical := not state.model.learned:  # first: a flow deals its noise out among canonical molecules
+            x = state.model.canonicalizer(x).x
+        draw = state.model.process.draw(x, generator)
+        loss = net(x[rows], draw[rows], canonical)
     share = len(draw.t[rows]) * world / len(x)  # so that the mean over processes is the mean over the batch
     (backward or Tensor.backward)(loss.total * share)
     norm = state.clip(state.parameters)
@@ -332,7 +334,7 @@ def one_step(state: State, net, x: Samples, settings: Settings, rank: int = 0, w
 
 @torch.no_grad()
 def validate(model: OrbitModel, data: Samples, *, seed: int = 0, batch_size: int = 256) -> dict[str, float]:
-    """Training loss by terms and NLL bound (nats), means over samples, with the same noise at every call.
+    """Training loss by terms and, of diffusion, NLL bound (nats): means over samples, same noise at every call.
 
     The bound's terms at small t weigh most and are few in one draw per sample: its `nll_error` is the standard error.
     """
@@ -347,11 +349,14 @@ def validate(model: OrbitModel, data: Samples, *, seed: int = 0, batch_size: int
             loss = model(x, model.process.draw(x, generator), canonical=True)
         for name, value in {"loss": loss.total, **loss.terms}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(x)
-        nll.append(model.nll(x, generator, canonical=True).double().cpu())
+        if hasattr(model.process, "nll"):
+            nll.append(model.nll(x, generator, canonical=True).double().cpu())
     model.train(was_training)
-    bound = torch.cat(nll)
-    error = float(bound.std() / len(bound) ** 0.5)
-    return {k: v / len(data) for k, v in sums.items()} | {"nll": float(bound.mean()), "nll_error": error}
+    found = {k: v / len(data) for k, v in sums.items()}
+    if nll:
+        bound = torch.cat(nll)
+        found |= {"nll": float(bound.mean()), "nll_error": float(bound.std() / len(bound) ** 0.5)}
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """phi: networks (z_t, t, mask) -> a prediction of z_t's shape. They know nothing of canonicalizers or schedules."""
 
+from canonkit.networks.canon import Canon
 from canonkit.networks.dit import DiT
 from canonkit.networks.egnn import EGNN
 from canonkit.networks.gnn import GNN
@@ -7,4 +8,4 @@ from canonkit.networks.mc_egnn import MCEGNN
 from canonkit.networks.symmetrised import Haar, Recursive, Symmetrised, Turn
 from canonkit.networks.unet import UNet
 
-__all__ = ["EGNN", "GNN", "MCEGNN", "DiT", "Haar", "Recursive", "Symmetrised", "Turn", "UNet"]
+__all__ = ["EGNN", "GNN", "MCEGNN", "Canon", "DiT", "Haar", "Recursive", "Symmetrised", "Turn", "UNet"]

@@ -1,14 +1,21 @@
 """p_t: how noise becomes data. Each process knows its loss, its sampler and, where it can, its likelihood."""
 
 from canonkit.processes.diffusion import Diffusion, Draw, Loss, cosine_schedule, polynomial_schedule, repeatable
+from canonkit.processes.flow import FlowDraw, FlowMatching, MaskedMoleculeSpace
+from canonkit.processes.priors import AlignedPrior, Gaussian
 from canonkit.processes.spaces import Euclidean, ImageSpace, MoleculeSpace
 
 __all__ = [
+    "AlignedPrior",
     "Diffusion",
     "Draw",
     "Euclidean",
+    "FlowDraw",
+    "FlowMatching",
+    "Gaussian",
     "ImageSpace",
     "Loss",
+    "MaskedMoleculeSpace",
     "MoleculeSpace",
     "cosine_schedule",
     "polynomial_schedule",

@@ -1,0 +1,133 @@
+r"""Canon: a transformer on atoms in canonical pose and order, with what lies between two atoms beside it.
+
+    h_i = [Linear z_i;  Linear of sinusoids of (r_i + 1/2) / n],  r_i the place of atom i in its molecule
+    p_ij = MLP [phi(d_ij), x_i - x_j, e],  phi Gaussians of the distance, e the time:  C channels, once for all layers
+    a_ij = softmax_j(q_i . k_j / sqrt(W / H) + (B p_ij)),   out_i = O [sum_j a_ij v_j;  sum_j a_ij p_ij]      per head
+    h <- h + gate out,  h <- h + gate SwiGLU(h),  scales, shifts and gates from the time, beginning at zero (as in DiT)
+
+It need not be invariant: that is what the canonical pose is for. Pairs come in as a bias of the attention and in the
+sums themselves, which learns from fewer molecules than the bias alone. The name is canonical diffusion's; of its design
+the abstract says no more than that order is encoded mildly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from canonkit.networks.dit import FAST_WIDTH, TIME_WIDTH, modulate
+from canonkit.networks.egnn import squared_distances
+from canonkit.networks.time import time_features
+
+DISTANCES, FARTHEST = 24, 8.0  # Gaussians and the last one's centre in Å
+ORDER = 16  # sinusoids of the relative rank
+ORDER_GAIN = 0.3  # mild: neighbours in rank need not be neighbours in the molecule
+
+
+def order_features(mask: Tensor | None, like: Tensor) -> Tensor:
+    """sin and cos of pi k (r + 1/2) / n, k = 1..8, (B, N, 16)."""
+    B, N, _ = like.shape
+    n = torch.full((B, 1), N, device=like.device) if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
+    place = (torch.arange(N, device=like.device) + 0.5) / n
+    angles = torch.pi * place[..., None] * torch.arange(1, ORDER // 2 + 1, device=like.device)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).to(like)
+
+
+class CanonBlock(nn.Module):
+    """Attention with pairs, then SwiGLU on each atom, both scaled, shifted and gated by the time e."""
+
+    def __init__(self, width: int, heads: int, channels: int):
+        super().__init__()
+        self.heads = heads
+        inner = 8 * round(width / 3)
+        self.modulation = nn.Linear(width, 6 * width)
+        self.inputs, self.bias = nn.Linear(width, 3 * width), nn.Linear(channels, heads, bias=False)
+        self.output = nn.Linear(width + heads * channels, width)
+        self.up, self.down = nn.Linear(width, 2 * inner), nn.Linear(inner, width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, h: Tensor, p: Tensor, e: Tensor, forbidden: Tensor | None) -> Tensor:
+        B, N, W = h.shape
+        c1, b1, a1, c2, b2, a2 = self.modulation(e)[:, None].chunk(6, dim=-1)
+        q, k, v = self.inputs(modulate(h, c1, b1)).view(B, N, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4)
+        scores = q @ k.mT * (W // self.heads) ** -0.5 + self.bias(p).permute(0, 3, 1, 2)
+        if forbidden is not None:
+            scores = scores.masked_fill(forbidden, -torch.inf)
+        a = scores.softmax(-1).to(v.dtype)  # (B, H, N, N)
+        pairs = a.permute(0, 2, 1, 3) @ p  # (B, N, H, C)
+        mixed = torch.cat([(a @ v).transpose(1, 2).reshape(B, N, W), pairs.flatten(2)], dim=-1)
+        h = h + a1 * self.output(mixed)
+        gate, value = self.up(modulate(h, c2, b2)).chunk(2, dim=-1)
+        return h + a2 * self.down(silu(gate) * value)
+
+
+class Canon(nn.Module):
+    """CanonFlow's network (z_t, t) -> x_1 and logits, or whatever it is trained for, of z's shape.
+
+    Args:
+        features: entries per atom, the first three its coordinates.
+        width, depth, heads: size; the heads share the width.
+        channels: of pairs, C.
+        ordered: whether the place of an atom in its molecule means anything.
+
+    `fast_dtype` as in DiT.
+
+    Raises:
+        ValueError: a width that is no multiple of the heads.
+    """
+
+    fast_dtype: torch.dtype | None = None
+
+    def __init__(
+        self,
+        features: int = 9,
+        width: int = 256,
+        depth: int = 12,
+        heads: int = 8,
+        channels: int = 24,
+        ordered: bool = True,
+    ):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.width = width
+        self.atoms = nn.Linear(features, width)
+        self.order = nn.Linear(ORDER, width, bias=False) if ordered else None
+        self.time = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.distances, self.vectors = nn.Linear(DISTANCES, 2 * channels), nn.Linear(3, 2 * channels, bias=False)
+        self.pair_time, self.pairs = nn.Linear(width, 2 * channels, bias=False), nn.Linear(2 * channels, channels)
+        self.blocks = nn.ModuleList(CanonBlock(width, heads, channels) for _ in range(depth))
+        self.modulation, self.out = nn.Linear(width, 2 * width), nn.Linear(width, features)
+        for parameter in (*self.modulation.parameters(), *self.out.parameters()):
+            nn.init.zeros_(parameter)
+
+    def sampling_bytes(self, atoms: int) -> int:
+        """An upper estimate of the memory that one molecule needs in an evaluation."""
+        channels, heads = self.pairs.out_features, self.blocks[0].heads
+        return 4 * (atoms**2 * (DISTANCES + 5 * channels + 4 * heads) + 16 * atoms * self.width)
+
+    def _pairs(self, x: Tensor, e: Tensor) -> Tensor:
+        """p_ij (B, N, N, C)."""
+        d = (squared_distances(x) + 1e-12).sqrt()
+        centres = torch.linspace(0, FARTHEST, DISTANCES, dtype=x.dtype, device=x.device)
+        phi = torch.exp((-0.5 * ((d[..., None] - centres) / centres[1]).square()).clamp(min=-80))
+        v = self.vectors(x)  # linear: of x_i - x_j the difference of two
+        return self.pairs(silu(self.distances(phi) + v[:, :, None] - v[:, None] + self.pair_time(e)[:, None, None]))
+
+    def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
+        """z (B, N, F), t (B,) in [0, 1], mask (B, N) bool or None where nothing is padded -> (B, N, F)."""
+        fast = self.fast_dtype
+        forbidden = None if mask is None else ~mask[:, None, None]
+        with torch.autocast(z.device.type, dtype=fast, enabled=fast is not None and self.width >= FAST_WIDTH):
+            e = self.time(time_features(t.to(z.dtype), TIME_WIDTH).to(z.dtype))
+            h = self.atoms(z).to(z.dtype)
+            if self.order is not None:
+                h = h + ORDER_GAIN * self.order(order_features(mask, z))
+            p = self._pairs(z[..., :3], e)
+            for block in self.blocks:
+                h = block(h, p, e, forbidden)
+            scale, shift = self.modulation(e)[:, None].chunk(2, dim=-1)
+            out = self.out(modulate(h, scale, shift)).to(z.dtype)
+        return out if mask is None else out * mask[..., None]

@@ -1,0 +1,264 @@
+"""Flow matching of molecules, its priors and coupling, and the network Canon."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from canonkit.canonicalizers import canonicalizer
+from canonkit.molecules import ELEMENTS, Molecules
+from canonkit.networks import Canon
+from canonkit.networks.canon import order_features
+from canonkit.processes import AlignedPrior, FlowMatching, Gaussian, MaskedMoleculeSpace
+from canonkit.processes.flow import transport
+from canonkit.recipes import SYSTEMS, recipe, train_recipe
+
+SPACE = MaskedMoleculeSpace(ELEMENTS)
+COUNTS = torch.bincount(torch.tensor([5, 6, 6]), minlength=30)
+SMALL = {"width": 32, "depth": 2, "heads": 4}
+
+
+def perfect(x):
+    """The network that knows x_1 and the types."""
+    z, _ = SPACE.encode(x)
+    answer = torch.cat([z[..., :3], 50 * z[..., 3:]], -1)
+    return lambda z_t, t, mask: answer.expand_as(z_t)
+
+
+def lively(net, scale=0.3):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_(std=scale)
+    return net
+
+
+# -- the process ------------------------------------------------------------------------------------------------------
+
+
+def test_a_molecule_becomes_z_and_back(sample):
+    x = sample[:10].trim().centred()
+    z, mask = SPACE.encode(x)
+    assert z.shape[-1] == SPACE.features == 9
+    assert not z[..., -1].any()
+    back = SPACE.decode(z, mask)
+    assert back.types.equal(x.types)
+    assert (back.positions - x.positions).abs().max() < 1e-5
+
+
+def test_the_network_meets_straight_ways_and_masked_types(sample):
+    x = sample[:64].trim().centred()
+    process, seen = FlowMatching(SPACE, Gaussian()), []
+    draw = process.draw(x, torch.Generator().manual_seed(0))
+    loss = process.loss(lambda z, t, mask: seen.append((z, t)) or torch.zeros_like(z), x, draw)
+    ((z, t),) = seen
+    expected = (1 - t)[:, None, None] * draw.start + t[:, None, None] * x.positions
+    assert (z[..., :3] - expected).abs().max() < 1e-5
+    masked = z[..., -1].bool()
+    assert masked.equal(x.mask & (draw.u >= t[:, None]))
+    assert (z[..., 3:].sum(-1) == x.mask).all()
+    # A network that says nothing: the error is that of zero, the surprise log 5.
+    size = x.positions.square().sum((1, 2)) / (3 * x.sizes)
+    assert float(loss.terms["positions"]) == pytest.approx(float(size.mean()), rel=1e-5)
+    assert float(loss.terms["types"]) == pytest.approx(0.2 * np.log(5), rel=1e-5)
+
+
+def test_times_have_the_density_2t_and_atoms_are_known_with_probability_t(sample):
+    process = FlowMatching(SPACE, Gaussian())
+    x = sample[[0] * 4000].trim()
+    draw = process.draw(x, torch.Generator().manual_seed(0))
+    assert float(draw.t.mean()) == pytest.approx(2 / 3, abs=4 * (1 / 18 / 4000) ** 0.5)
+    known = (draw.u < draw.t[:, None]).float().mean()
+    assert float(known) == pytest.approx(2 / 3, abs=0.02)
+
+
+@pytest.mark.parametrize("heun", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 5, 8])
+def test_with_a_network_that_knows_the_answer_any_number_of_steps_gives_it(sample, steps, heun):
+    x = sample[sample.sizes == 18][:4].trim().centred()
+    process, left = FlowMatching(SPACE, Gaussian()), []
+    count = []
+
+    def network(z, t, mask):
+        count.append(float(t[0]))
+        return perfect(x)(z, t, mask)
+
+    made = process.sample(network, x.sizes, steps, heun=heun, on_step=lambda k, z: left.append(k))
+    assert (made.positions - x.positions).abs().max() < 1e-5
+    assert made.types.equal(x.types)
+    assert len(count) <= steps
+    assert len(count) >= steps - 1
+    assert max(count) < 1
+    assert left == sorted(left, reverse=True)
+
+
+def test_a_linear_field_is_followed_to_the_order_of_the_method():
+    """x_1^ = x_t + (1 - t) A x_t makes dx/dt = A x: the errors of Euler and Heun at t = 1 fall as 1/n and 1/n^2."""
+    process = FlowMatching(SPACE, Gaussian())
+    errors = {}
+    for heun in (False, True):
+        for n in (20, 40):
+            generator = torch.Generator().manual_seed(0)
+
+            def network(z, t, mask):
+                out = torch.zeros_like(z)
+                out[..., :3] = z[..., :3] * (1 + 0.7 * (1 - t[:, None, None]))
+                return out
+
+            seen = []
+            steps = 2 * n - 1 if heun else n
+            sizes = torch.tensor([4, 4])
+            process.sample(network, sizes, steps, generator, heun, on_step=lambda k, x, seen=seen: seen.append(x))
+            start = process._start(*process.space.blank(sizes), torch.Generator().manual_seed(0))
+            # The last step goes to x_1^ in both: compare the step before.
+            t = (n - 1) / n
+            errors[heun, n] = float((seen[-2] - start * np.exp(0.7 * t)).norm() / start.norm())
+    assert errors[False, 20] / errors[False, 40] == pytest.approx(2, rel=0.15)
+    assert errors[True, 20] / errors[True, 40] == pytest.approx(4, rel=0.15)
+
+
+def test_samples_repeat_with_a_seed_and_bad_steps_are_refused():
+    model = recipe("CanonFlow").build(COUNTS)
+    a, b, c = (model.sample(3, 4, seed=s).positions for s in (0, 0, 1))
+    assert a.equal(b)
+    assert a.shape != c.shape or not a.equal(c)
+    with pytest.raises(ValueError, match="steps 0"):
+        model.sample(1, 0)
+
+
+# -- priors and coupling ----------------------------------------------------------------------------------------------
+
+
+def test_the_aligned_prior_has_the_moments_of_the_ranks():
+    generator = torch.Generator().manual_seed(0)
+    places = torch.linspace(-6, 6, 7)[:, None] * torch.tensor([1.0, 0.3, 0])
+    x = places + 0.5 * torch.randn(5000, 7, 3, generator=generator)
+    molecules = Molecules(x, torch.zeros(5000, 7, dtype=torch.long), torch.ones(5000, 7, dtype=torch.bool))
+    prior = AlignedPrior(29)
+    prior.fit(molecules)
+    # Smoothing over half a rank draws the ends in a little and widens what varies along the chain.
+    assert (prior.mean[7, :7] - places).abs().max() < 0.6
+    assert prior.sd[7, :7, 2].mean() == pytest.approx(0.5 * (6 / 7) ** 0.5, rel=0.05)
+    noise = torch.randn(4000, 7, 3, generator=generator)
+    drawn = prior(noise, None)
+    assert (drawn.mean(0) - prior.mean[7, :7]).abs().max() < 5 * float(prior.sd.max()) / 4000**0.5
+    flat = molecules.with_(positions=places.expand(5000, 7, 3) * 1e-3)
+    prior.fit(flat)
+    assert prior.sd[7, :7].min() == pytest.approx(0.3)
+    assert prior.mean[7].sum(0).abs().max() < 1e-5
+    with pytest.raises(ValueError, match="has 7 atoms, the prior was made for at most 5"):
+        AlignedPrior(5).fit(molecules)
+
+
+def test_noise_of_the_aligned_prior_lies_nearer_to_canonical_molecules(sample):
+    c = canonicalizer("spectral")(sample).x
+    prior = AlignedPrior(29)
+    prior.fit(c)
+    gaps = {}
+    for name, p in (("aligned", prior), ("gaussian", Gaussian())):
+        draw = FlowMatching(SPACE, p).draw(c, torch.Generator().manual_seed(0))
+        gaps[name] = float(((draw.start - c.positions).square().sum(-1) * c.mask).sum() / c.mask.sum())
+    assert gaps["aligned"] < 0.8 * gaps["gaussian"]
+
+
+def test_coupling_finds_the_cheapest_assignment_among_molecules_of_one_size():
+    generator = torch.Generator().manual_seed(0)
+    start, end = (torch.randn(7, 4, 3, generator=generator) for _ in range(2))
+    sizes = torch.tensor([4, 3, 4, 4, 3, 4, 2])
+    order = transport(start, end, sizes)
+    assert sizes[order].equal(sizes)
+    assert order.sort().values.equal(torch.arange(7))
+    for n in (4, 3):
+        rows = (sizes == n).nonzero()[:, 0].tolist()
+        cost = {
+            p: sum(float((start[i] - end[j]).square().sum()) for i, j in zip(p, rows, strict=True))
+            for p in itertools.permutations(rows)
+        }
+        assert tuple(order[rows].tolist()) == min(cost, key=cost.get)
+
+
+def test_coupling_shortens_the_way_and_keeps_the_noise(sample):
+    x = sample[sample.sizes == 18][:64].trim().centred()
+    processes = [FlowMatching(SPACE, Gaussian(), coupling) for coupling in (False, True)]
+    draws = [process.draw(x, torch.Generator().manual_seed(0)) for process in processes]
+    plain, dealt = (d.start.flatten(1) for d in draws)
+    assert sorted(plain.sum(1).tolist()) == pytest.approx(sorted(dealt.sum(1).tolist()))
+    ways = [float((d.start - x.positions).square().sum()) for d in draws]
+    assert ways[1] < 0.97 * ways[0]
+
+
+# -- the network ------------------------------------------------------------------------------------------------------
+
+
+def test_padding_changes_nothing():
+    net = lively(Canon(9, **SMALL)).double()
+    z, t = torch.randn(2, 5, 9).double(), torch.rand(2).double()
+    padded = torch.cat([z, torch.randn(2, 3, 9).double()], 1)
+    mask = torch.arange(8).expand(2, 8) < 5
+    out = net(padded, t, mask)
+    assert (out[:, :5] - net(z, t)).abs().max() < 1e-12
+    assert not out[:, 5:].any()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_order_of_atoms_means_something_only_where_it_is_told(ordered):
+    net = lively(Canon(9, **SMALL, ordered=ordered)).double()
+    z, t, order = torch.randn(2, 6, 9).double(), torch.rand(2).double(), torch.tensor([3, 0, 5, 1, 4, 2])
+    gap = float((net(z[:, order], t) - net(z, t)[:, order]).detach().abs().max())
+    assert (gap < 1e-11) != ordered
+
+
+def test_order_features_are_those_of_the_relative_rank():
+    found = order_features(torch.tensor([[True, True, True, False]]), torch.zeros(1, 4, 9, dtype=torch.float64))
+    for r in range(3):
+        place = (r + 0.5) / 3
+        assert float(found[0, r, 0]) == pytest.approx(np.sin(np.pi * place))
+        assert float(found[0, r, 15]) == pytest.approx(np.cos(8 * np.pi * place))
+
+
+def test_the_output_begins_at_zero_and_every_weight_learns():
+    torch.manual_seed(0)
+    net = Canon(9, **SMALL)
+    z, t = torch.randn(3, 6, 9), torch.rand(3)
+    assert not net(z, t).any()
+    lively(net)(z, t).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
+def test_bfloat16_stays_within_its_rounding():
+    z, t = torch.randn(3, 6, 9), torch.rand(3)
+    net = lively(Canon(9, 256, 2, 8), 0.05)
+    plain = net(z, t).detach()
+    net.fast_dtype = torch.bfloat16
+    fast = net(z, t).detach()
+    assert fast.dtype == torch.float32
+    assert 1e-6 < float((fast - plain).norm() / plain.norm()) < 0.05
+
+
+def test_a_width_that_heads_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="width 30 is not a multiple of 4"):
+        Canon(9, 30, 2, 4)
+
+
+# -- recipes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name, s in SYSTEMS.items() if s.flow])
+def test_recipes_of_flows_share_their_network_s_first_weights(name):
+    model = recipe(name).build(COUNTS)
+    same = recipe("CanonFlow-DiT" if name == "CanonFlow-DiT" else "CanonFlow").build(COUNTS).network.state_dict()
+    assert all(v.equal(same[k]) for k, v in model.network.state_dict().items())
+    assert model.sample(2, 2, seed=0).mask.any()
+
+
+def test_a_flow_is_trained_resumed_and_sampled(tmp_path, qm9):
+    options = {"data": qm9, "progress": False, "validate_every": 3, "samples": 4}
+    run = train_recipe("CanonFlow", tmp_path, steps=3, **options)
+    assert run.model.process.prior.sd[18, :18].max() > 0.3
+    assert run.log[-1]["kind"] in ("valid", "sample")
+    assert {"positions", "types"} <= run.log[0].keys()
+    assert not any("nll" in entry for entry in run.log)
+    again = train_recipe("CanonFlow", tmp_path, steps=4, resume=True, **options)
+    assert again.step == 4
+    assert again.sample(2, 3, seed=0).mask.any()
