@@ -26,7 +26,7 @@ from torch import Tensor
 from canonkit.files import replacing
 from canonkit.model import OrbitModel
 from canonkit.molecules import Molecules
-from canonkit.recipes import SCALES, SYSTEMS, recipe
+from canonkit.recipes import SCALES, SYSTEMS, fit_prior, recipe
 from canonkit.training import (
     best_device,
     claim_folder,
@@ -269,6 +269,7 @@ def train_for(
         torch.manual_seed(settings.seed + before["step"])
         model = chosen.build(counts).to(device).train()
         model.network.fast_dtype = fast = fast_dtype(settings.precision, device)
+        fit_prior(model, train)
         # Haar rotations come from a QR factorisation, a flow's coupling from the host: a graph can record neither.
         recordable = not (settings.augment or chosen.kernel or chosen.flow)
         step = Stepper(

@@ -19,7 +19,7 @@ from canonkit.data.batches import lengths
 from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.data.rotmnist import SIDE, RotMNIST, load_rotmnist
 from canonkit.model import OrbitModel
-from canonkit.molecules import ELEMENTS
+from canonkit.molecules import ELEMENTS, Molecules
 from canonkit.networks import EGNN, GNN, Canon, DiT, Haar, Recursive, Symmetrised, Turn, UNet
 from canonkit.processes import (
     AlignedPrior,
@@ -285,9 +285,8 @@ def train_recipe(
     model = chosen.build(counts)
     if init is not None:
         describe["init"] = _start_from(init, model)
-    elif chosen.flow is not None:
-        some = torch.randperm(len(part), generator=torch.Generator().manual_seed(chosen.settings.seed))[:FITTED]
-        model.process.prior.fit(model.canonical(part[some]))
+    else:
+        fit_prior(model, part)
     train(
         model,
         part,
@@ -304,6 +303,13 @@ def train_recipe(
         checkpoint_seconds=checkpoint_seconds,
     )
     return load_run(out)
+
+
+def fit_prior(model: OrbitModel, data: Molecules) -> None:
+    """Fits a flow's prior to canonical molecules; nothing where there is none."""
+    if isinstance(model.process, FlowMatching):
+        some = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:FITTED]
+        model.process.prior.fit(model.canonical(data[some.to(data.device)]))
 
 
 def _start_from(source: str, model: OrbitModel) -> dict:
