@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from canonkit.canonicalizers.base import Canonicalizer
-from canonkit.data.batches import Samples, lengths
+from canonkit.data.batches import Samples, lengths, take
 from canonkit.processes.diffusion import Diffusion, Draw, Loss, repeatable
 from canonkit.processes.flow import FlowDraw, FlowMatching
 
@@ -50,9 +50,10 @@ class OrbitModel(nn.Module):
     @torch.no_grad()
     def canonical(self, data: Samples, batch_size: int = 512) -> Samples:
         """c(x) of a whole data set: where nothing is learned, once is enough."""
-        parts = [data[k : k + batch_size] for k in range(0, len(data), batch_size)]
-        device = self.size_counts.device
-        return self.process.space.cat([self.canonicalizer(part.to(device)).x.to(data.device) for part in parts])
+        rows = torch.argsort(lengths(data), stable=True)  # by length, so that little is padded
+        parts = (take(data, part, self.size_counts.device) for part in rows.split(batch_size))
+        done = self.process.space.cat([self.canonicalizer(part).x.to(data.device) for part in parts])
+        return done[torch.argsort(rows)]
 
     def nll(self, x: Samples, generator: torch.Generator | None = None, canonical: bool = False) -> Tensor:
         """A bound on -log p(c(x)) - log p(n), (B,) nats, one Monte Carlo draw.
