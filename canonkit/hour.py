@@ -202,7 +202,7 @@ class Stepper:
     def state(self) -> dict[str, Tensor]:
         """All that changes, as tensors by name, as `canonkit.training.State` names them."""
         more = {"clip": self.norms, "count": self.count}
-        return named_tensors(self.model, self.averaged, self.optimizer, more)
+        return named_tensors(self.model, self.averaged, {"optimizer": self.optimizer}, more)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Continues from what `state` gave; in place, so that recorded graphs stay valid."""
@@ -252,13 +252,16 @@ def train_for(
         matmul rate), loss (mean of the last logged steps), validation_loss.
 
     Raises:
+        ValueError: a `muon_lr`: here AdamW takes all weights.
         FileExistsError: `out` holds a run and `resume` is False.
         FloatingPointError: the loss is no longer finite.
     """
     start, out = time.monotonic(), Path(out)
     device = device or best_device()
-    chosen = recipe(name, scale, batch_size=batch_size, warmup=warmup, **changes)
+    chosen = recipe(name, scale, batch_size=batch_size, warmup=warmup, **{"muon_lr": None} | changes)
     settings = chosen.settings
+    if settings.muon_lr is not None:
+        raise ValueError(f"muon_lr {settings.muon_lr}: here AdamW takes all weights, leave it None")
     train, valid, sha256 = read_data(data)
     counts = torch.bincount(train.sizes, minlength=LENGTHS[-1] + 1)
     saved = torch.load(out / "checkpoint.pt", weights_only=True) if resume else None

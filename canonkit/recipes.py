@@ -66,8 +66,10 @@ SETTINGS = {
     ("RotMNIST", "paper"): Settings(batch_size=128, lr=2e-4, canonicalizer_lr=2e-4, warmup=500, sample_every=0),
     ("RotMNIST", "laptop"): Settings(lr=1e-3, canonicalizer_lr=1e-3, ema=0.999, warmup=200, sample_every=0),
 }
-# What a network wants instead of its scale's settings.
+# What a network, or a flow whatever its network, wants instead of its scale's settings.
 PREFERRED = {
+    ("flow", "laptop"): {"lr": 1e-3, "muon_lr": 2e-3},
+    ("flow", "paper"): {"lr": 5e-4, "muon_lr": 1e-3, "batch_size": 256},
     ("EGNN", "laptop"): {"lr": 4e-4},  # with GDM's rate the EGNN's loss left its range within 250 steps
     ("DiT", "paper"): {"batch_size": 256, "lr": 2e-4, "canonicalizer_lr": 2e-6, "clip": 2.0},
     ("DiT*", "paper"): {"batch_size": 256, "lr": 1e-4, "clip": 2.0},
@@ -179,7 +181,7 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
     if scale not in SIZE[system.network]:
         raise ValueError(f"{name} has no {scale} scale: choose {' or '.join(SIZE[system.network])}")
     h_sizes = SIZE.get(system.canonicalizer.rstrip("0123456789"), {}).get(scale, {})
-    changes = PREFERRED.get((system.network, scale), {}) | changes
+    changes = PREFERRED.get(("flow" if system.flow else system.network, scale), {}) | changes
     try:
         settings = replace(SETTINGS[system.data, scale], augment=system.augment, **changes)
     except TypeError:

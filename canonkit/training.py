@@ -44,6 +44,7 @@ class Settings:
     Args:
         batch_size: samples per step, over all processes.
         lr, canonicalizer_lr: AdamW's, for phi and for h.
+        muon_lr: Muon's, for the matrices of phi's blocks, which AdamW then leaves alone; None for AdamW everywhere.
         weight_decay: AdamW's.
         ema: decay of the averaged weights per step.
         warmup: steps over which the learning rates grow linearly.
@@ -59,6 +60,7 @@ class Settings:
     batch_size: int = 64
     lr: float = 1e-4
     canonicalizer_lr: float = 1e-6
+    muon_lr: float | None = None
     weight_decay: float = 1e-12
     ema: float = 0.9999
     warmup: int = 0
@@ -169,15 +171,24 @@ class State:
 
     def __init__(self, model: OrbitModel, settings: Settings):
         self.model, self.ema = model, copy.deepcopy(model).requires_grad_(False)
+        matrices = [] if settings.muon_lr is None else _block_matrices(model.network)
+        apart = {id(p) for p in matrices}
         groups = [
-            {"params": list(part.parameters()), "lr": lr, "base_lr": lr}
+            {"params": [p for p in part.parameters() if p.requires_grad and id(p) not in apart], "lr": lr}
             for part, lr in ((model.network, settings.lr), (model.canonicalizer, settings.canonicalizer_lr))
         ]
-        for group in groups:
-            group["params"] = [p for p in group["params"] if p.requires_grad]
-        groups = [group for group in groups if group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, amsgrad=True, weight_decay=settings.weight_decay)
-        self.parameters = [p for group in groups for p in group["params"]]
+        adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]], amsgrad=True, weight_decay=settings.weight_decay
+        )
+        self.optimizers = {"optimizer": adamw}
+        if matrices:
+            self.optimizers["muon"] = torch.optim.Muon(
+                matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        self.groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+        for group in self.groups:
+            group["base_lr"] = group["lr"]
+        self.parameters = [p for group in self.groups for p in group["params"]]
         # Statistics of batch normalisation are averages already.
         kept = model.state_dict().keys()
         names = [name for name, _ in model.named_buffers() if name in kept]
@@ -189,7 +200,7 @@ class State:
         """Writes a checkpoint, whole or not at all, and keeps the one before it as previous.safetensors."""
         from safetensors.torch import save_file
 
-        tensors = named_tensors(self.model, self.ema, self.optimizer, {"clip": self.clip.norms})
+        tensors = named_tensors(self.model, self.ema, self.optimizers, {"clip": self.clip.norms})
         counters = {"step": self.step, "seconds": self.seconds, "clip": self.clip.count}
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"counters": json.dumps(counters)})
@@ -210,27 +221,38 @@ class State:
                 continue
             self.model.load_state_dict(strip_prefix(tensors, "model/"))
             self.ema.load_state_dict(strip_prefix(tensors, "ema/"))
-            states: dict[int, dict[str, Tensor]] = {}
-            for key, v in strip_prefix(tensors, "optimizer/").items():
-                k, name = key.split("/")
-                states.setdefault(int(k), {})[name] = v
-            self.optimizer.load_state_dict(
-                {"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]}
-            )
+            for prefix, optimizer in self.optimizers.items():
+                states: dict[int, dict[str, Tensor]] = {}
+                for key, v in strip_prefix(tensors, f"{prefix}/").items():
+                    k, name = key.split("/")
+                    states.setdefault(int(k), {})[name] = v
+                optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+            self.groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
             self.clip.norms, self.clip.count = tensors["clip"], counters["clip"]
             self.step, self.seconds = counters["step"], counters["seconds"]
             return True
         return False
 
 
+def _block_matrices(network: torch.nn.Module) -> list[Tensor]:
+    """The weight matrices of a network's blocks: what Muon, which makes updates orthogonal, is for."""
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"muon_lr needs torch 2.9 or newer, this is {torch.__version__}: leave it None")
+    found = [p for name, p in network.named_parameters() if "blocks." in name and p.ndim == 2 and p.requires_grad]
+    if not found:
+        raise ValueError(f"{type(network).__name__} has no blocks for Muon: leave muon_lr None")
+    return found
+
+
 def named_tensors(
-    model: OrbitModel, ema: OrbitModel, optimizer: torch.optim.Optimizer, more: dict[str, Tensor]
+    model: OrbitModel, ema: OrbitModel, optimizers: dict[str, torch.optim.Optimizer], more: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Copies on the CPU of all tensors of a checkpoint, by the names under which they are stored."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"ema/{k}": v for k, v in ema.state_dict().items()}
-    for k, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{k}/{name}": v for name, v in state.items()}
+    for prefix, optimizer in optimizers.items():
+        for k, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{prefix}/{k}/{name}": v for name, v in state.items()}
     return {k: v.detach().cpu().contiguous().clone() for k, v in (tensors | more).items()}
 
 
@@ -318,10 +340,11 @@ def one_step(state: State, net, x: Samples, settings: Settings, rank: int = 0, w
     share = len(draw.t[rows]) * world / len(x)  # so that the mean over processes is the mean over the batch
     (backward or Tensor.backward)(loss.total * share)
     norm = state.clip(state.parameters)
-    for group in state.optimizer.param_groups:
+    for group in state.groups:
         group["lr"] = group["base_lr"] * min(1.0, (state.step + 1) / max(1, settings.warmup))
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    for optimizer in state.optimizers.values():
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     state.step += 1
     # Early on a shorter average, (1 + step) / (10 + step), so that a short run is not mostly its initial weights.
     decay = min(settings.ema, (1 + state.step) / (10 + state.step))

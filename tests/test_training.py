@@ -141,13 +141,38 @@ def test_training_lowers_the_validation_loss(qm9, tmp_path):
 def test_the_learned_canonicalizer_moves_at_its_own_rate_and_the_frozen_one_not_at_all(qm9):
     model = small_model(qm9)
     state = State(model, SMALL)
-    assert [g["lr"] for g in state.optimizer.param_groups] == [1e-3, 1e-4]
+    assert [g["lr"] for g in state.groups] == [1e-3, 1e-4]
     before = [p.clone() for p in model.canonicalizer.parameters()]
     training.one_step(state, model, qm9.molecules[1000:1016].trim(), SMALL)
     moved = [float((p - q).detach().abs().max()) for p, q in zip(model.canonicalizer.parameters(), before, strict=True)]
     assert 0 < max(moved) < 2e-4
     frozen = recipes.recipe("canon(fr)+GDM").build(torch.ones(30))
-    assert len(State(frozen, SMALL).optimizer.param_groups) == 1
+    assert len(State(frozen, SMALL).groups) == 1
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(qm9):
+    model = recipes.recipe("CanonFlow").build(torch.bincount(qm9.part("train").sizes, minlength=30))
+    state = State(model, recipes.recipe("CanonFlow", muon_lr=2e-3).settings)
+    assert list(state.optimizers) == ["optimizer", "muon"]
+    adamw, muon = (
+        {id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in state.optimizers.values()
+    )
+    assert not adamw & muon
+    assert adamw | muon == {id(p) for p in model.parameters()}
+    assert muon == {id(p) for p in model.network.blocks.parameters() if p.ndim == 2}
+    with pytest.raises(ValueError, match="GNN has no blocks for Muon"):
+        State(small_model(qm9), recipes.recipe("GDM", muon_lr=2e-3).settings)
+
+
+def test_a_run_with_muon_that_was_resumed_has_the_weights_of_one_that_was_not(qm9, tmp_path):
+    data, valid = qm9.part("train")[:200], qm9.part("valid")[:8]
+    settings = recipes.recipe("CanonFlow", validate_every=0, sample_every=0, batch_size=8, warmup=2).settings
+    assert settings.muon_lr
+    for folder, parts in (("whole", [6]), ("parts", [2, 3, 6])):
+        for k, steps in enumerate(parts):
+            model = recipes.recipe("CanonFlow").build(torch.bincount(data.sizes, minlength=30))
+            train(model, data, valid, settings, tmp_path / folder, steps=steps, resume=k > 0, progress=False)
+    assert same(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_clipping_follows_the_last_fifty_norms():
