@@ -68,6 +68,9 @@ def certify_law(
 ) -> LawCertificate:
     """Tests that f(g z, t) = g f(z, t) in law, for one random g and one random time t per molecule.
 
+    Its power depends on f. For a transformer with random weights, 16 molecules and 48 draws, at the level 5 %, it
+    rejected the bare network and the wrong order of composition 20 times out of 20 (notebook 05).
+
     Args:
         denoiser: f, called as f(z, t, mask), random or not.
         molecules: where to try it; they are noised as in training.
