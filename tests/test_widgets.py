@@ -105,7 +105,8 @@ def test_mirror_order_and_jitter_reach_the_numbers(inspector):
     still = float(inspector.update()["c(x)"]["moved (Å)"])
     inspector.order.value = 3
     assert float(inspector.update()["c(x)"]["moved (Å)"]) == pytest.approx(still, abs=1e-3)
-    assert "order of atoms" in inspector.numbers.value
+    assert "order in x" in inspector.numbers.value
+    assert inspector.update()["c(x)"]["order in c(x)"] == "as in x"
     inspector.mirror.value = True
     assert float(inspector.update()["c(x)"]["moved (Å)"]) > 0.05
     assert inspector.update()["c(x)"]["det h(x)"] == "+1.000"
@@ -120,6 +121,16 @@ def test_several_canonicalizers_stand_side_by_side(sample):
     assert float(found["inertial"]["moved (Å)"]) < 1e-3 < 0.1 < float(found["none"]["moved (Å)"])
     assert [p["title"] for p in inspector.panes.panes] == ["x", "c(x), inertial", "c(x), none"]
     assert found["none"]["nearest jump (Å)"] == "none up to 0.5"
+
+
+def test_a_canonicalizer_that_orders_atoms_keeps_their_order_whatever_the_sliders_do(sample):
+    inspector = ck.inspect_pose(ck.canonicalizer("spectral"), sample[10:12])
+    before, right = inspector.update()["c(x)"], pane(inspector, 1)
+    inspector.order.value, inspector.turns[0].value = 5, 70
+    after = inspector.update()["c(x)"]
+    assert float(after["moved (Å)"]) < 1e-3
+    assert after["order in c(x)"] == before["order in c(x)"] != "as in x"
+    assert np.abs(pane(inspector, 1) - right).max() < 2e-3
 
 
 def test_another_molecule_starts_the_cameras_anew(inspector):

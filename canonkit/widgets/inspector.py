@@ -90,12 +90,15 @@ class PoseInspector:
         shown, frames, found = [x], [None], {}
         for name, h in self.canonicalizers.items():
             c = h(x)
-            moved = (c.x.positions - self._rest[name].permute(order).positions).norm(dim=-1).max()
+            ordered = c.order is not None
+            rest = self._rest[name] if ordered else self._rest[name].permute(order)
+            moved = (c.x.positions - rest.positions).norm(dim=-1).max()
             found[name] = {
                 "moved (Å)": f"{float(moved):.1e}",
                 "det h(x)": f"{float(torch.linalg.det(c.g[0])):+.3f}",
                 "ambiguous": "yes" if bool(c.ambiguous) else "no",
                 "nearest jump (Å)": _jump_text(self._jumps[name]),
+                "order in c(x)": _numbers(order[0][c.order[0]]) if ordered else "as in x",
             }
             shown.append(c.x)
             frames.append(torch.eye(3))
@@ -104,7 +107,7 @@ class PoseInspector:
         titles = ["x", *(name if name == "c(x)" else f"c(x), {name}" for name in self.canonicalizers)]
         self.panes.look(Molecules.cat(shown), titles, frames)
         rows = [(key, *(numbers[key] for numbers in found.values())) for key in next(iter(found.values()))]
-        rows.append(("order of atoms", " ".join(map(str, order[0].tolist()))))
+        rows.append(("order in x", _numbers(order[0])))
         self.numbers.value = html_table(["", *found], rows)
         return found
 
@@ -113,6 +116,10 @@ class PoseInspector:
 
         display(self.box)
         display(self.panes.figure(2.2))  # stays in the saved notebook
+
+
+def _numbers(values: torch.Tensor) -> str:
+    return " ".join(map(str, values.tolist()))
 
 
 def _jump_text(noise: float) -> str:
