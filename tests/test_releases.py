@@ -3,14 +3,12 @@
 import json
 
 import pytest
-import torch
 
 import canonkit as ck
 from canonkit import releases
-from canonkit.data.batches import take
 from canonkit.metrics import denoising_errors
-from canonkit.processes import repeatable
 from canonkit.recipes import train_recipe
+from canonkit.training import validate
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +128,11 @@ def test_shipped_weights_denoise_digits_as_their_card_states(rotmnist_small, nam
 
 @pytest.mark.parametrize("name", shipped_for("QM9"))
 def test_shipped_weights_have_the_validation_loss_that_their_card_states(qm9, name):
-    """On 1,500 other molecules than the card's 5,000, so within their sampling error."""
-    card, model = releases.cards()[name], ck.load(name).model
+    """On 1,500 other molecules than the card's 5,000: their sampling error is some 3 %, here taken fourfold."""
+    card = releases.cards()[name]
     assert card["data"]["sha256"] == qm9.sha256
-    x = qm9.part("valid")[5000:6500]
-    generator, losses = torch.Generator().manual_seed(0), []
-    with torch.no_grad(), repeatable(generator):
-        for rows in torch.arange(len(x)).split(50):
-            c = model.canonicalizer(take(x, rows)).x
-            losses.append(model(c, model.process.draw(c, generator), canonical=True).total)
-    loss = torch.stack(losses)
-    sampling = float(loss.std()) / len(loss) ** 0.5
-    assert float(loss.mean()) == pytest.approx(card["evaluation"]["validation_loss"], abs=4 * sampling)
-    assert 4 * sampling < 0.2 * float(loss.mean())
+    measured = validate(ck.load(name).model, qm9.part("valid")[5000:6500])["loss"]
+    assert measured == pytest.approx(card["evaluation"]["validation_loss"], rel=0.12)
 
 
 def test_shipped_weights_fit_into_forty_megabytes():
