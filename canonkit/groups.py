@@ -33,6 +33,11 @@ def compose(g1: Tensor, g2: Tensor) -> Tensor:
     return g1 @ g2
 
 
+def cosine_between(g: Tensor, other: Tensor) -> Tensor:
+    """cos of the angle of g^-1 other, (tr - 1) / 2, for elements (B, 3, 3) of the same determinant, (B,)."""
+    return ((inverse(g) @ other).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+
+
 def gram_schmidt(a: Tensor, b: Tensor) -> Tensor:
     """h = [v1 v2 v3] in SO(3), (B, 3, 3), from independent vectors a and b, (B, 3)."""
     v1 = normalize(a, dim=-1)

@@ -272,7 +272,8 @@ def train_for(
         torch.manual_seed(settings.seed + before["step"])
         model = chosen.build(counts).to(device).train()
         model.network.fast_dtype = fast = fast_dtype(settings.precision, device)
-        fit_prior(model, train)
+        if not resume:  # a checkpoint holds it
+            fit_prior(model, train)
         # Haar rotations come from a QR factorisation, a flow's coupling from the host: a graph can record neither.
         recordable = not (settings.augment or chosen.kernel or chosen.flow)
         step = Stepper(

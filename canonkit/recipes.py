@@ -31,7 +31,7 @@ from canonkit.processes import (
     MoleculeSpace,
     cosine_schedule,
 )
-from canonkit.training import Settings, load_averaged, read_log, train
+from canonkit.training import Settings, load_averaged, read_counters, read_log, train
 
 DATA = {"QM9": load_qm9, "RotMNIST": load_rotmnist}
 NETWORKS = {"GNN": GNN, "EGNN": EGNN, "DiT": DiT, "DiT*": DiT, "Canon": Canon, "UNet": UNet}
@@ -287,7 +287,7 @@ def train_recipe(
     model = chosen.build(counts)
     if init is not None:
         describe["init"] = _start_from(init, model)
-    else:
+    elif not (resume and read_counters(out)["step"]):  # a checkpoint holds it
         fit_prior(model, part)
     train(
         model,

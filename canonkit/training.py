@@ -185,7 +185,6 @@ class State:
             self.optimizers["muon"] = torch.optim.Muon(
                 matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
             )
-        self.groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
         for group in self.groups:
             group["base_lr"] = group["lr"]
         self.parameters = [p for group in self.groups for p in group["params"]]
@@ -195,6 +194,11 @@ class State:
         self.statistics = [(self.ema.get_buffer(name), model.get_buffer(name)) for name in names]
         self.clip = AdaptiveClip(settings.clip)
         self.step, self.seconds = 0, 0.0
+
+    @property
+    def groups(self) -> list[dict]:
+        """The parameter groups of all optimisers."""
+        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint, whole or not at all, and keeps the one before it as previous.safetensors."""
@@ -227,7 +231,6 @@ class State:
                     k, name = key.split("/")
                     states.setdefault(int(k), {})[name] = v
                 optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-            self.groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
             self.clip.norms, self.clip.count = tensors["clip"], counters["clip"]
             self.step, self.seconds = counters["step"], counters["seconds"]
             return True

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from conftest import COUNTS, SMALL, lively
 
 from canonkit.canonicalizers import canonicalizer
 from canonkit.molecules import ELEMENTS, Molecules
@@ -15,8 +16,6 @@ from canonkit.processes.flow import transport
 from canonkit.recipes import SYSTEMS, recipe, train_recipe
 
 SPACE = MaskedMoleculeSpace(ELEMENTS)
-COUNTS = torch.bincount(torch.tensor([5, 6, 6]), minlength=30)
-SMALL = {"width": 32, "depth": 2, "heads": 4}
 
 
 def perfect(x):
@@ -24,14 +23,6 @@ def perfect(x):
     z, _ = SPACE.encode(x)
     answer = torch.cat([z[..., :3], 50 * z[..., 3:]], -1)
     return lambda z_t, t, mask: answer.expand_as(z_t)
-
-
-def lively(net, scale=0.3):
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.normal_(std=scale)
-    return net
 
 
 # -- the process ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import COUNTS, SMALL, lively
 from torch import nn
 
 from canonkit.canonicalizers import certify, certify_law
@@ -14,18 +15,6 @@ from canonkit.networks import EGNN, DiT, Haar, Recursive, Symmetrised, Turn
 from canonkit.networks.dit import DISTANCES, FARTHEST, distance_features
 from canonkit.networks.symmetrised import turn
 from canonkit.recipes import recipe
-
-SMALL = {"width": 32, "depth": 2, "heads": 4}
-COUNTS = torch.bincount(torch.tensor([5, 6, 6]), minlength=30)
-
-
-def lively(module, scale=0.3):
-    """Initial weights are zero in places, so that blocks begin as identities: here none is."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.normal_(std=scale)
-    return module
 
 
 def dit(dtype=torch.float64, **sizes):

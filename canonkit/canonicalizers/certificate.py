@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.canonicalizers.image import ImageCanonicalizer
 from canonkit.canonicalizers.law import LawCertificate, certify_law
-from canonkit.groups import disk, haar_rotations, rotate
+from canonkit.groups import cosine_between, disk, haar_rotations, rotate
 from canonkit.molecules import Molecules
 from canonkit.tables import Printed
 
@@ -167,8 +167,7 @@ def nearest_jump(h: Canonicalizer, molecule: Molecules, *, draws: int = 32, seed
 
 def _jumped(g: Tensor, other: Tensor) -> Tensor:
     """Whether two rotations differ by more than 30 degrees, (B,)."""
-    cosine = ((g.mT @ other).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-    return cosine < torch.cos(torch.deg2rad(torch.tensor(JUMP)))
+    return cosine_between(g, other) < torch.cos(torch.deg2rad(torch.tensor(JUMP)))
 
 
 @torch.no_grad()

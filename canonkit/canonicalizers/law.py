@@ -21,7 +21,7 @@ from torch import Tensor
 from canonkit.groups import haar_orthogonal, haar_rotations
 from canonkit.molecules import Molecules
 from canonkit.networks.symmetrised import turn
-from canonkit.processes.diffusion import Diffusion, Network
+from canonkit.processes.diffusion import Diffusion, Network, seeded
 from canonkit.processes.spaces import MoleculeSpace
 from canonkit.tables import Printed
 
@@ -87,8 +87,7 @@ def certify_law(
         raise ValueError("no molecules given to certify on")
     if draws < 2:
         raise ValueError(f"draws {draws} is below 2")
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with seeded(seed):
         process = Diffusion(MoleculeSpace(molecules.elements, molecules.mask.shape[1]))
         z, t, mask = process.noised(molecules.centred())
         draw_g = haar_orthogonal if reflections else haar_rotations

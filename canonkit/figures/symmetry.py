@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from canonkit.figures.base import blank
+from canonkit.groups import cosine_between
 
 
 def vector_fields(
@@ -53,9 +54,9 @@ def rotation_law(samples: Mapping[str, Tensor]) -> Figure:
         size = float(g.mean(0).norm() / math.sqrt(3))
         top.set_title(f"{name}\n|mean g| = {size:.2f}", fontsize=9)
         half = len(g) // 2
-        between = g[:half].mT @ g[half : 2 * half]
-        between = between[torch.linalg.det(between) > 0]
-        cosine = ((between.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2).clamp(-1, 1)
+        one, other = g[:half], g[half : 2 * half]
+        alike = torch.linalg.det(one) * torch.linalg.det(other) > 0
+        cosine = cosine_between(one[alike], other[alike]).clamp(-1, 1)
         bottom.hist(torch.rad2deg(cosine.acos()).numpy(), np.linspace(0, 180, 25), density=True, color="#8fa8c8")
         bottom.plot(np.rad2deg(fine), (1 - np.cos(fine)) / 180, color="black", linestyle=":")
         bottom.set(xlim=(0, 180), xticks=(0, 90, 180), yticks=(), xlabel="angle between two (°)")

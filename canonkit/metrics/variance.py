@@ -17,6 +17,7 @@ from torch import Tensor
 
 from canonkit.model import OrbitModel
 from canonkit.molecules import Molecules
+from canonkit.processes.diffusion import seeded
 from canonkit.tables import Printed
 
 
@@ -67,8 +68,7 @@ def objective_variance(model: OrbitModel, x: Molecules, *, draws: int = 16, seed
     model.network.requires_grad_(True)
     weights = list(model.network.parameters())
     losses, gradients, seconds = [], [], []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for _ in range(draws):
             draw = model.process.draw(x)
             for _ in range(2):  # the same t and eps, another R

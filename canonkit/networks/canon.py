@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from canonkit.networks.dit import FAST_WIDTH, TIME_WIDTH, modulate
+from canonkit.networks.dit import FAST_WIDTH, TIME_WIDTH, Block, modulate
 from canonkit.networks.egnn import squared_distances
 from canonkit.networks.time import time_features
 
@@ -34,33 +34,17 @@ def order_features(mask: Tensor | None, like: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(like)
 
 
-class CanonBlock(nn.Module):
-    """Attention with pairs, then SwiGLU on each atom, both scaled, shifted and gated by the time e."""
+class CanonBlock(Block):
+    """DiT's block with pairs p (B, N, N, C) as a bias of the attention and in its sums."""
 
-    def __init__(self, width: int, heads: int, channels: int):
-        super().__init__()
-        self.heads = heads
-        inner = 8 * round(width / 3)
-        self.modulation = nn.Linear(width, 6 * width)
-        self.inputs, self.bias = nn.Linear(width, 3 * width), nn.Linear(channels, heads, bias=False)
-        self.output = nn.Linear(width + heads * channels, width)
-        self.up, self.down = nn.Linear(width, 2 * inner), nn.Linear(inner, width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-
-    def forward(self, h: Tensor, p: Tensor, e: Tensor, forbidden: Tensor | None) -> Tensor:
-        B, N, W = h.shape
-        c1, b1, a1, c2, b2, a2 = self.modulation(e)[:, None].chunk(6, dim=-1)
-        q, k, v = self.inputs(modulate(h, c1, b1)).view(B, N, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4)
-        scores = q @ k.mT * (W // self.heads) ** -0.5 + self.bias(p).permute(0, 3, 1, 2)
-        if forbidden is not None:
-            scores = scores.masked_fill(forbidden, -torch.inf)
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, p: Tensor) -> Tensor:
+        """(B, N, W + H C)."""
+        scores = q @ k.mT * q.shape[-1] ** -0.5 + self.bias(p).permute(0, 3, 1, 2)
+        if keys is not None:
+            scores = scores.masked_fill(~keys, -torch.inf)
         a = scores.softmax(-1).to(v.dtype)  # (B, H, N, N)
         pairs = a.permute(0, 2, 1, 3) @ p  # (B, N, H, C)
-        mixed = torch.cat([(a @ v).transpose(1, 2).reshape(B, N, W), pairs.flatten(2)], dim=-1)
-        h = h + a1 * self.output(mixed)
-        gate, value = self.up(modulate(h, c2, b2)).chunk(2, dim=-1)
-        return h + a2 * self.down(silu(gate) * value)
+        return torch.cat([(a @ v).transpose(1, 2).flatten(2), pairs.flatten(2)], dim=-1)
 
 
 class Canon(nn.Module):
@@ -119,7 +103,7 @@ class Canon(nn.Module):
     def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
         """z (B, N, F), t (B,) in [0, 1], mask (B, N) bool or None where nothing is padded -> (B, N, F)."""
         fast = self.fast_dtype
-        forbidden = None if mask is None else ~mask[:, None, None]
+        keys = None if mask is None else mask[:, None, None]
         with torch.autocast(z.device.type, dtype=fast, enabled=fast is not None and self.width >= FAST_WIDTH):
             e = self.time(time_features(t.to(z.dtype), TIME_WIDTH).to(z.dtype))
             h = self.atoms(z).to(z.dtype)
@@ -127,7 +111,7 @@ class Canon(nn.Module):
                 h = h + ORDER_GAIN * self.order(order_features(mask, z))
             p = self._pairs(z[..., :3], e)
             for block in self.blocks:
-                h = block(h, p, e, forbidden)
+                h = block(h, e, keys, p)
             scale, shift = self.modulation(e)[:, None].chunk(2, dim=-1)
             out = self.out(modulate(h, scale, shift)).to(z.dtype)
         return out if mask is None else out * mask[..., None]

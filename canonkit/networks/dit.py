@@ -49,24 +49,34 @@ def modulate(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention among a molecule's atoms, then SwiGLU on each, both scaled, shifted and gated by the time e."""
+    """Attention among a molecule's atoms, then SwiGLU on each, both scaled, shifted and gated by the time e.
 
-    def __init__(self, width: int, heads: int):
+    `channels` of pairs are for subclasses whose attention has more to mix.
+    """
+
+    def __init__(self, width: int, heads: int, channels: int = 0):
         super().__init__()
         self.heads = heads
         inner = 8 * round(width / 3)  # as many weights as an ordinary MLP of four times the width
         self.modulation = nn.Linear(width, 6 * width)
-        self.inputs, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inputs = nn.Linear(width, 3 * width)
+        if channels:
+            self.bias = nn.Linear(channels, heads, bias=False)
+        self.output = nn.Linear(width + heads * channels, width)
         self.up, self.down = nn.Linear(width, 2 * inner), nn.Linear(inner, width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, h: Tensor, e: Tensor, mask: Tensor | None) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> Tensor:
+        """What every atom gathers from the others, (B, N, W), of q, k, v (B, H, N, W / H)."""
+        return scaled_dot_product_attention(q, k, v, keys).transpose(1, 2).flatten(2)
+
+    def forward(self, h: Tensor, e: Tensor, keys: Tensor | None, *pairs: Tensor) -> Tensor:
+        """h (B, N, W); keys (B, 1, 1, N), the atoms that may be attended to, or None for all."""
         B, N, W = h.shape
         c1, b1, a1, c2, b2, a2 = self.modulation(e)[:, None].chunk(6, dim=-1)
         q, k, v = self.inputs(modulate(h, c1, b1)).view(B, N, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4)
-        keys = None if mask is None else mask[:, None, None]  # padding is never attended to
-        h = h + a1 * self.output(scaled_dot_product_attention(q, k, v, keys).transpose(1, 2).reshape(B, N, W))
+        h = h + a1 * self.output(self.mix(q, k, v, keys, *pairs))
         gate, value = self.up(modulate(h, c2, b2)).chunk(2, dim=-1)
         return h + a2 * self.down(silu(gate) * value)
 
@@ -97,11 +107,12 @@ class Transformer(nn.Module):
     def forward(self, z: Tensor, t: Tensor, mask: Tensor | None, fast: torch.dtype | None) -> Tensor:
         """Features of z (B, N, F) at times t (B,); products are computed in `fast` where it is given."""
         distances = distance_features(z[..., :3], mask)  # in full precision
+        keys = None if mask is None else mask[:, None, None]
         with torch.autocast(z.device.type, dtype=fast, enabled=fast is not None and self.width >= FAST_WIDTH):
             e = self.time(time_features(t.to(z.dtype), TIME_WIDTH).to(z.dtype))
             h = torch.cat([self.atoms(z), self.distances(distances)], dim=-1).to(z.dtype)
             for block in self.blocks:
-                h = block(h, e, mask)
+                h = block(h, e, keys)
             scale, shift = self.modulation(e)[:, None].chunk(2, dim=-1)
             return modulate(h, scale, shift).to(z.dtype)
 

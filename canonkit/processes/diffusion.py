@@ -50,14 +50,21 @@ class Loss:
 
 
 @contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global random numbers begin with `seed` within, and go on afterwards as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def repeatable(generator: torch.Generator | None) -> Iterator[None]:
     """Ties networks that draw at random (Symmetrised, dropout) to `generator`, which is left as it was; None: not."""
     if generator is None:
         yield
         return
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        copy = generator.clone_state()
-        torch.manual_seed(int(torch.randint(2**62, (), generator=copy, device=copy.device)))
+    copy = generator.clone_state()
+    with seeded(int(torch.randint(2**62, (), generator=copy, device=copy.device))):
         yield
 
 
@@ -125,8 +132,13 @@ class Diffusion(nn.Module):
         """What a network is given in training: z_t, t / T in [0, 1] and the mask, at one random time per sample."""
         draw = self.draw(x, generator)
         z, mask = self.space.encode(x)
+        return self._noise(z, draw)[0], (draw.t / self.T).to(z.device), mask
+
+    def _noise(self, z: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+        """z_t, sigma_t and eps where z is."""
         alpha, sigma = self._alpha_sigma(draw.t, z)
-        return alpha * z + sigma * draw.eps.to(z.device), (draw.t / self.T).to(z.device), mask
+        eps = draw.eps.to(z.device)
+        return alpha * z + sigma * eps, sigma, eps
 
     def loss(self, network: Network, x, draw: Draw | None = None) -> Loss:
         """The training loss of a batch; `x` is taken as it is (canonicalize it before)."""
@@ -148,9 +160,7 @@ class Diffusion(nn.Module):
     def _denoise(self, network: Network, x, draw: Draw) -> tuple[Tensor, ...]:
         """z, mask, z_t, sigma_t and the entries of (eps - eps_hat)^2."""
         z, mask = self.space.encode(x)
-        alpha, sigma = self._alpha_sigma(draw.t, z)
-        eps = draw.eps.to(z.device)
-        z_t = alpha * z + sigma * eps
+        z_t, sigma, eps = self._noise(z, draw)
         return z, mask, z_t, sigma, (eps - self._predict(network, z_t, draw.t, mask)).square()
 
     # -- likelihood ---------------------------------------------------------------------------------------------------

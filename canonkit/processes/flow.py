@@ -37,12 +37,8 @@ class MaskedMoleculeSpace(MoleculeSpace):
         self.parts = {"positions": slice(0, 3), "types": slice(3, 3 + len(self.elements))}
         self.discrete = ("types",)
 
-    def encode(self, x: Molecules) -> tuple[Tensor, Tensor | None]:
-        if x.elements != self.elements:
-            raise ValueError(f"the molecules' elements {x.elements} are not the model's {self.elements}")
-        mask = x.padding
-        z = torch.cat([x.positions, one_hot(x.types, len(self.elements) + 1).to(x.positions)], -1)
-        return self.project(z, mask), mask
+    def _entries(self, x: Molecules) -> Tensor:
+        return torch.cat([x.positions, one_hot(x.types, len(self.elements) + 1).to(x.positions)], -1)
 
 
 @dataclass(frozen=True, eq=False)

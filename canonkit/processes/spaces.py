@@ -122,12 +122,14 @@ class MoleculeSpace(Euclidean):
     def encode(self, x: Molecules) -> tuple[Tensor, Tensor | None]:
         if x.elements != self.elements:
             raise ValueError(f"the molecules' elements {x.elements} are not the model's {self.elements}")
+        z, mask = self._entries(x), x.padding
+        return self.project(z if mask is None else z * mask[..., None], mask), mask
+
+    def _entries(self, x: Molecules) -> Tensor:
         one_hot = torch.nn.functional.one_hot(x.types, len(self.elements)) / self.TYPE_SCALE
-        z = torch.cat(
+        return torch.cat(
             [x.positions, one_hot.to(x.positions), (x.numbers / self.CHARGE_SCALE)[..., None].to(x.positions)], -1
         )
-        mask = x.padding
-        return self.project(z if mask is None else z * mask[..., None], mask), mask
 
     def decode(self, z: Tensor, mask: Tensor | None) -> Molecules:
         """Positions, and the type whose one-hot entry is largest."""
