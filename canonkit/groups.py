@@ -9,8 +9,8 @@ An element of SO(2) is an angle a in degrees, counter-clockwise as one looks at 
     (g x)(p) = x(R(-a) p),  p a pixel's place relative to the centre: 90 a' exactly, the rest, at most 45 degrees, by
                interpolation; what comes from outside the image is zero.
 
-C_K are its multiples of 360 / K. This is the one place that fixes the side of the action; everything else calls `act`
-or `rotate`.
+C_K are its multiples of 360 / K. An element of S_n is the order (B, N) in which a molecule's atoms are taken, by
+`Molecules.permute`. This is the one place that fixes the side of the action; everything else calls `act` or `rotate`.
 """
 
 import torch
@@ -75,6 +75,13 @@ def haar_rotations(batch: int, **options) -> Tensor:
     """
     q = haar_orthogonal(batch, **options)
     return q * torch.linalg.det(q.float()).sign().to(q.dtype)[:, None, None]
+
+
+def random_permutations(mask: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Elements of S_n drawn uniformly for the n real atoms of every molecule, padding left last, (B, N)."""
+    home = generator.device if generator is not None else mask.device
+    keys = torch.rand(mask.shape, generator=generator, device=home).to(mask.device)
+    return torch.where(mask, keys, 2.0).argsort(dim=1, stable=True)
 
 
 def rotate(x: Tensor, degrees: Tensor | float, mode: str = "bilinear") -> Tensor:

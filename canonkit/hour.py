@@ -82,7 +82,7 @@ class Stepper:
         batch_size: molecules per step.
         lr, canonicalizer_lr, weight_decay: AdamW's.
         ema: decay of the averaged weights.
-        augment: act with a Haar rotation on every molecule.
+        augment: act with a random element of the group on every molecule.
         clip: largest norm of the gradient; None for EDM's rule.
         graphs: record every length's step as a CUDA graph.
     """

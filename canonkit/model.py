@@ -105,7 +105,8 @@ class OrbitModel(nn.Module):
             count: how many.
             steps: network evaluations, by default the process's T.
             sizes: atoms of each molecule instead of drawing them from p(n).
-            randomize: act with random rotations, for samples of the invariant density.
+            randomize: act with random elements of the group (turns; of molecules also orders of the atoms), for samples
+                of the invariant density.
             seed: for repeatable samples.
             batch_size: samples at a time, grouped by length; by default as many as an estimate of the memory allows.
             progress: show a bar with the time left.

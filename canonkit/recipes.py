@@ -104,6 +104,7 @@ SYSTEMS = {
     "SymDiff*": System("QM9", "DiT*", kernel="recursive*"),
     "canon+DiT": System("QM9", "DiT", "frame"),
     "Flow": System("QM9", "Canon", flow=PLAIN),
+    "Flow-aug": System("QM9", "Canon", augment=True, flow=PLAIN),
     "Flow+pose": System("QM9", "Canon", "spectral-pose", flow=PLAIN),
     "Flow+order": System("QM9", "Canon", "spectral", flow=PLAIN),
     "Flow+prior": System("QM9", "Canon", "spectral", flow=PLAIN | {"prior": "aligned"}),

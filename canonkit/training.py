@@ -49,7 +49,7 @@ class Settings:
         ema: decay of the averaged weights per step.
         warmup: steps over which the learning rates grow linearly.
         clip: largest norm of the gradient; None for EDM's rule, from the norms before.
-        augment: act with a random rotation on every training sample.
+        augment: act with a random element of the symmetry group on every training sample.
         precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
         seed: of initial weights, order and noise.
         log_every, validate_every, sample_every: in steps, and when the budget is spent; 0 for never.

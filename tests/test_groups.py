@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-from scipy.stats import kstest
+from scipy.stats import chisquare, kstest
 
-from canonkit.groups import act, compose, haar_orthogonal, haar_rotations, inverse
+from canonkit.groups import act, compose, haar_orthogonal, haar_rotations, inverse, random_permutations
 
 DRAWS = 20_000
 seeds = st.integers(0, 2**31)
@@ -95,3 +95,12 @@ def test_inverse_undoes_the_action(seed):
 def test_quarter_turn_about_z_takes_x_to_y():
     turn = torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]])
     assert act(turn, torch.tensor([[[1.0, 0, 0]]])).tolist() == [[[0, 1, 0]]]
+
+
+def test_permutations_are_uniform_and_leave_padding_last():
+    mask = torch.tensor([[True, True, True, False, False]]).expand(6_000, 5)
+    order = random_permutations(mask, generator=torch.Generator().manual_seed(0))
+    assert (order[:, 3:] == torch.tensor([3, 4])).all()
+    counts = order[:, :3].unique(dim=0, return_counts=True)[1].double()
+    assert len(counts) == 6
+    assert chisquare(counts.numpy()).pvalue > 1e-3

@@ -275,11 +275,15 @@ def test_interrupted_sampling_keeps_what_is_done(qm9):
         model.sample(sizes=sizes, steps=2)
 
 
-def test_randomized_samples_are_the_canonical_ones_turned(qm9):
+def test_randomized_samples_are_the_canonical_ones_turned_and_reordered(qm9):
     model = small_model(qm9)
     canonical, turned = (model.sample(3, 3, seed=1, randomize=r) for r in (False, True))
     assert not torch.allclose(canonical.positions, turned.positions, atol=1e-3)
-    torch.testing.assert_close(canonical.distances(), turned.distances(), rtol=1e-4, atol=1e-4)
+    assert torch.equal(canonical.mask, turned.mask)
+    for a, b in zip(canonical, turned, strict=True):
+        torch.testing.assert_close(*(m.distances().flatten().sort().values for m in (a, b)), rtol=1e-4, atol=1e-4)
+        assert sorted(a.types[0].tolist()) == sorted(b.types[0].tolist())
+    assert not torch.equal(canonical.types, turned.types)
 
 
 def test_bad_requests_are_refused_with_a_remedy(qm9, tmp_path):

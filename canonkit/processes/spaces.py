@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from canonkit.groups import haar_rotations, rotate
+from canonkit.groups import haar_rotations, random_permutations, rotate
 from canonkit.molecules import ELEMENTS, Molecules
 
 
@@ -116,8 +116,9 @@ class MoleculeSpace(Euclidean):
         return Molecules.cat(batches)
 
     def randomize(self, x: Molecules, generator: torch.Generator | None = None) -> Molecules:
-        """Molecules turned by Haar rotations."""
-        return x.act(haar_rotations(len(x), generator=generator, device=x.device))
+        """Molecules turned by Haar rotations, their atoms in random order."""
+        turned = x.act(haar_rotations(len(x), generator=generator, device=x.device))
+        return turned.permute(random_permutations(x.mask, generator=generator))
 
     def encode(self, x: Molecules) -> tuple[Tensor, Tensor | None]:
         if x.elements != self.elements:
