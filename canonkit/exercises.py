@@ -1,0 +1,49 @@
+"""Exercises that judge themselves.
+
+A cell asks for an answer, `answer = ...`; the next one calls `check`, whose verdict shows as right, not yet or open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+
+COLOURS = {"right": "#1b7f3b", "not yet": "#c0392b", "open": "#666666"}
+OPEN = "write your answer above (instead of ...), then run this cell again"
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict:
+    """What `check` says: `state` is "right", "not yet" or "open" (no answer so far), `text` says why."""
+
+    state: str
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text if self.state == "open" else f"{self.state}: {self.text}"
+
+    def _repr_html_(self) -> str:
+        colour = COLOURS[self.state]
+        return f"<div style='border-left:4px solid {colour};padding:0.2em 0.7em'>{escape(repr(self))}</div>"
+
+
+def check(answer: object, right: Callable[[object], bool | str], because: str, hint: str) -> Verdict:
+    """Judges an answer.
+
+    Args:
+        answer: `...`, or a tuple or list that still holds one, counts as none.
+        right: says True or False of the answer, or in a text what is wrong with it. What it raises means "not yet".
+        because: why the right answer is right, said once it has been found.
+        hint: what to think of next.
+    """
+    if any(part is ... for part in (answer if isinstance(answer, tuple | list) else (answer,))):
+        return Verdict("open", OPEN)
+    try:
+        found = right(answer)
+        if not isinstance(found, str) and bool(found):
+            return Verdict("right", because)
+        wrong = found if isinstance(found, str) else ""
+    except Exception as error:  # whatever an answer does, the exercise goes on
+        wrong = f"{type(error).__name__}: {error}"
+    return Verdict("not yet", f"{hint} ({wrong})" if wrong else hint)
