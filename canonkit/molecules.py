@@ -33,8 +33,8 @@ class Molecules:
         types: index into `elements`, (B, N) int64; zero at padding.
         mask: True at real atoms, (B, N) bool; each molecule's atoms come first.
         elements: the element table, symbols.
-        charges: formal charges, (B, N) int64, or None.
-        bonds: bond orders, (B, N, N) int64, symmetric, 0 where there is none, or None.
+        charges: formal charges, (B, N) integers, or None.
+        bonds: bond orders, (B, N, N) integers, symmetric, 0 where there is none, 4 for aromatic, or None.
     """
 
     positions: Tensor

@@ -16,6 +16,7 @@ import torch
 import canonkit
 from canonkit.canonicalizers import canonicalizer
 from canonkit.data.batches import lengths
+from canonkit.data.bonds import with_bonds
 from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.data.rotmnist import SIDE, RotMNIST, load_rotmnist
 from canonkit.model import OrbitModel
@@ -86,10 +87,11 @@ class System:
     settings: dict = field(default_factory=dict)
     augment: bool = False
     kernel: str | None = None
-    flow: dict | None = None  # prior and coupling of flow matching; without it diffusion
+    flow: dict | None = None  # of flow matching: prior, coupling, and whether there are bonds; without it diffusion
 
 
 PLAIN = {"prior": "gaussian", "coupling": False}
+ALIGNED = {"prior": "aligned", "coupling": True}
 SYSTEMS = {
     "GDM": System("QM9", "GNN"),
     "GDM-aug": System("QM9", "GNN", augment=True),
@@ -108,8 +110,9 @@ SYSTEMS = {
     "Flow+pose": System("QM9", "Canon", "spectral-pose", flow=PLAIN),
     "Flow+order": System("QM9", "Canon", "spectral", flow=PLAIN),
     "Flow+prior": System("QM9", "Canon", "spectral", flow=PLAIN | {"prior": "aligned"}),
-    "CanonFlow": System("QM9", "Canon", "spectral", flow={"prior": "aligned", "coupling": True}),
-    "CanonFlow-DiT": System("QM9", "DiT", "spectral", flow={"prior": "aligned", "coupling": True}),
+    "Flow+transport": System("QM9", "Canon", "spectral", flow=ALIGNED),
+    "Flow-DiT": System("QM9", "DiT", "spectral", flow=ALIGNED),
+    "CanonFlow": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True}),
     "UNet": System("RotMNIST", "UNet"),
     "canon(p8)+UNet": System("RotMNIST", "UNet", "gcnn8"),
     "canon(p16)+UNet": System("RotMNIST", "UNet", "gcnn16"),
@@ -141,6 +144,12 @@ class Recipe:
         """The recipe that `card` made."""
         return cls(**card["recipe"] | {"settings": Settings(**card["settings"])})
 
+    def prepare(self, data: QM9 | RotMNIST, *, progress: bool = False) -> QM9 | RotMNIST:
+        """`data` with what the recipe needs: bonds and charges for one of molecular graphs."""
+        if self.flow is None or not self.flow.get("graphs") or data.molecules.bonds is not None:
+            return data
+        return with_bonds(data, progress=progress)
+
     def card(self, sha256: str, count: int, size_counts: torch.Tensor) -> dict:
         """What run.json must say so that a run can be resumed, built again and believed."""
         return {
@@ -158,7 +167,8 @@ class Recipe:
             if self.data == "QM9":
                 process = Diffusion(MoleculeSpace(ELEMENTS, LONGEST)) if self.flow is None else _flow(**self.flow)
                 space = process.space
-                network = NETWORKS[self.network](space.features, **self.network_settings)
+                more = {"bonds": space.ORDERS} if getattr(space, "graphs", False) else {}
+                network = NETWORKS[self.network](space.features, **self.network_settings, **more)
                 if self.kernel is not None:
                     network = Symmetrised(network, _kernel(self.kernel, space.features, self.kernel_settings))
             else:
@@ -204,9 +214,9 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
     )
 
 
-def _flow(prior: str, coupling: bool) -> FlowMatching:
+def _flow(prior: str, coupling: bool, graphs: bool = False) -> FlowMatching:
     made = AlignedPrior(LONGEST) if prior == "aligned" else Gaussian()
-    return FlowMatching(MaskedMoleculeSpace(ELEMENTS, LONGEST), made, coupling)
+    return FlowMatching(MaskedMoleculeSpace(ELEMENTS, LONGEST, graphs), made, coupling)
 
 
 def _kernel(name: str, features: int, settings: dict) -> Haar | Recursive:
@@ -281,7 +291,7 @@ def train_recipe(
     `init` names trained weights, or a run's folder, to start from.
     """
     chosen = recipe(name, scale, **changes)
-    data = data or DATA[chosen.data](progress=progress)
+    data = chosen.prepare(data or DATA[chosen.data](progress=progress), progress=progress)
     part = data.part("train")
     counts = torch.bincount(lengths(part), minlength=LONGEST + 1 if chosen.data == "QM9" else 0)
     describe = chosen.card(data.sha256, len(part), counts)

@@ -8,6 +8,7 @@ import torch
 from conftest import COUNTS, SMALL, lively
 
 from canonkit.canonicalizers import canonicalizer
+from canonkit.data.bonds import perceive_bonds
 from canonkit.molecules import ELEMENTS, Molecules
 from canonkit.networks import Canon
 from canonkit.networks.canon import order_features
@@ -52,7 +53,7 @@ def test_the_network_meets_straight_ways_and_masked_types(sample):
     # A network that says nothing: the error is that of zero, the surprise log 5.
     size = x.positions.square().sum((1, 2)) / (3 * x.sizes)
     assert float(loss.terms["positions"]) == pytest.approx(float(size.mean()), rel=1e-5)
-    assert float(loss.terms["types"]) == pytest.approx(0.2 * np.log(5), rel=1e-5)
+    assert float(loss.terms["kinds"]) == pytest.approx(0.2 * np.log(5), rel=1e-5)
 
 
 def test_times_have_the_density_2t_and_atoms_are_known_with_probability_t(sample):
@@ -116,6 +117,95 @@ def test_samples_repeat_with_a_seed_and_bad_steps_are_refused():
     assert a.shape != c.shape or not a.equal(c)
     with pytest.raises(ValueError, match="steps 0"):
         model.sample(1, 0)
+
+
+# -- molecular graphs -------------------------------------------------------------------------------------------------
+
+GRAPHS = MaskedMoleculeSpace(ELEMENTS, graphs=True)
+
+
+@pytest.fixture(scope="module")
+def graphs(sample):
+    """Molecules of 15 to 19 atoms with bonds and charges, some of them charged here."""
+    x = sample[(sample.sizes >= 15) & (sample.sizes < 20)][:40].trim()
+    x = perceive_bonds(x)[0].centred()
+    charges = torch.randint(-1, 2, x.types.shape, generator=torch.Generator().manual_seed(0)) * x.mask
+    return x.with_(charges=charges, bonds=x.bonds.long())
+
+
+def knowing(x, seen=None):
+    """The network that knows the answer of graphs."""
+    z, _ = GRAPHS.encode(x)
+    answer = torch.cat([z[..., :3], 50 * z[..., 3:]], -1)
+    logits = 50 * torch.nn.functional.one_hot(x.bonds, 5).float()
+
+    def network(z_t, t, mask, bonds):
+        if seen is not None:
+            seen.append((z_t, t, bonds))
+        return answer, logits
+
+    return network
+
+
+def test_a_graph_becomes_kinds_and_back(graphs):
+    kinds = GRAPHS.kinds_of(graphs)
+    assert int(kinds.max()) < GRAPHS.kinds == 15
+    back = GRAPHS.assemble(graphs.positions, kinds, graphs.bonds, graphs.mask)
+    for name in ("types", "charges", "bonds", "mask"):
+        assert getattr(back, name).equal(getattr(graphs, name))
+    with pytest.raises(ValueError, match="no bonds and charges"):
+        GRAPHS.encode(graphs.with_(bonds=None))
+    with pytest.raises(ValueError, match="formal charge 2"):
+        GRAPHS.encode(graphs.with_(charges=2 * graphs.mask))
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_a_network_that_knows_the_graph_gives_it_and_has_no_loss(graphs, steps):
+    process = FlowMatching(GRAPHS, Gaussian())
+    made = process.sample(knowing(graphs), graphs.sizes, steps, torch.Generator().manual_seed(0))
+    for name in ("types", "charges", "bonds", "mask"):
+        assert getattr(made, name).equal(getattr(graphs, name)), name
+    assert (made.positions - graphs.positions).abs().max() < 1e-5
+    assert float(process.loss(knowing(graphs), graphs).total) < 1e-6
+
+
+def test_bonds_are_masked_in_pairs_with_probability_1_minus_t(graphs):
+    process, seen = FlowMatching(GRAPHS, Gaussian()), []
+    x = graphs[[0] * 500].trim()
+    draw = process.draw(x, torch.Generator().manual_seed(0))
+    process.loss(knowing(x, seen), x, draw)
+    ((_, t, bonds),) = seen
+    masked = bonds == 5
+    assert masked.equal(masked.mT)
+    assert not masked.diagonal(dim1=1, dim2=2).any()
+    n = int(x.sizes[0])
+    share = masked.sum((1, 2)) / (n * (n - 1))
+    assert float((share - (1 - t)).mean()) == pytest.approx(0, abs=0.01)
+    assert torch.where(masked, x.bonds, bonds).equal(x.bonds)
+
+
+def test_generated_bonds_are_symmetric_and_stay_among_real_atoms():
+    model = recipe("CanonFlow").build(COUNTS)
+    made = model.sample(6, 3, seed=0, randomize=True)
+    assert made.bonds.equal(made.bonds.mT)
+    assert int(made.bonds.max()) <= 4
+    assert not made.bonds.diagonal(dim1=1, dim2=2).any()
+    assert not made.bonds[~made.mask].any()
+    assert made.bonds.any()
+
+
+def test_canon_s_bond_logits_are_symmetric_and_do_not_feel_padding():
+    net = lively(Canon(9, **SMALL, bonds=5)).double()
+    z, t, bonds = torch.randn(2, 5, 9).double(), torch.rand(2).double(), torch.randint(0, 6, (2, 5, 5))
+    bonds = bonds.triu(1) + bonds.triu(1).mT
+    out, logits = net(z, t, None, bonds)
+    assert (logits - logits.transpose(1, 2)).abs().max() < 1e-12
+    assert (net(z, t, None, torch.zeros_like(bonds))[0] - out).abs().max() > 1e-3
+    pad = torch.nn.functional.pad
+    mask = torch.arange(8).expand(2, 8) < 5
+    padded = net(pad(z, (0, 0, 0, 3)), t, mask, pad(bonds, (0, 3, 0, 3)))
+    assert (padded[0][:, :5] - out).abs().max() < 1e-12
+    assert (padded[1][:, :5, :5] - logits).abs().max() < 1e-12
 
 
 # -- priors and coupling ----------------------------------------------------------------------------------------------
@@ -235,21 +325,21 @@ def test_a_width_that_heads_cannot_share_is_refused():
 # -- recipes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name, s in SYSTEMS.items() if s.flow])
+@pytest.mark.parametrize("name", [name for name, s in SYSTEMS.items() if s.flow and "graphs" not in s.flow])
 def test_recipes_of_flows_share_their_network_s_first_weights(name):
     model = recipe(name).build(COUNTS)
-    same = recipe("CanonFlow-DiT" if name == "CanonFlow-DiT" else "CanonFlow").build(COUNTS).network.state_dict()
+    same = recipe("Flow-DiT" if name == "Flow-DiT" else "Flow").build(COUNTS).network.state_dict()
     assert all(v.equal(same[k]) for k, v in model.network.state_dict().items())
     assert model.sample(2, 2, seed=0).mask.any()
 
 
 def test_a_flow_is_trained_resumed_and_sampled(tmp_path, qm9):
     options = {"data": qm9, "progress": False, "validate_every": 3, "samples": 4}
-    run = train_recipe("CanonFlow", tmp_path, steps=3, **options)
+    run = train_recipe("Flow+transport", tmp_path, steps=3, **options)
     assert run.model.process.prior.sd[18, :18].max() > 0.3
     assert run.log[-1]["kind"] in ("valid", "sample")
-    assert {"positions", "types"} <= run.log[0].keys()
+    assert {"positions", "kinds"} <= run.log[0].keys()
     assert not any("nll" in entry for entry in run.log)
-    again = train_recipe("CanonFlow", tmp_path, steps=4, resume=True, **options)
+    again = train_recipe("Flow+transport", tmp_path, steps=4, resume=True, **options)
     assert again.step == 4
     assert again.sample(2, 3, seed=0).mask.any()

@@ -37,19 +37,27 @@ class QM9:
         molecules: all 130,831, in order of `index`.
         index: number in GDB-9, counted from 1, (M,).
         sha256: hash of the content, 64 hexadecimal digits.
+        known: where bonds and charges can be relied on, (M,) bool, see `with_bonds`; None where there are none.
     """
 
     molecules: Molecules
     index: Tensor
     sha256: str
+    known: Tensor | None = None
 
     @cached_property
     def split(self) -> dict[str, Tensor]:
-        """EDM's split: indices into `molecules` for train (100,000), valid (17,748) and test (13,083)."""
+        """EDM's split: indices into `molecules` for train (100,000), valid (17,748) and test (13,083).
+
+        With bonds those that are not known are left out.
+        """
         order = torch.from_numpy(np.random.RandomState(0).permutation(len(self.index)))  # noqa: NPY002 (EDM's stream)
         n_train, n_test = 100_000, int(0.1 * len(order))
         n_valid = len(order) - n_train - n_test
-        return dict(zip(("train", "valid", "test"), order.split([n_train, n_valid, n_test]), strict=True))
+        parts = order.split([n_train, n_valid, n_test])
+        if self.known is not None:
+            parts = [rows[self.known[rows]] for rows in parts]
+        return dict(zip(("train", "valid", "test"), parts, strict=True))
 
     def part(self, name: str) -> Molecules:
         """The molecules of 'train', 'valid' or 'test'."""
@@ -135,16 +143,25 @@ def _ragged(positions: list, numbers: list, index: list) -> dict[str, Tensor]:
     }
 
 
-def _parse_qm9pack(progress: bool) -> dict[str, Tensor]:
-    from tqdm.auto import tqdm
+def qm9pack_files() -> list[Path]:
+    """The CSV files inside the installed wheel.
 
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
     # The package is not imported: it needs pkg_resources, which setuptools no longer has.
     files = installed_files("qm9pack", "qm9pack/data/qm9_part*.csv")
     if not files:
         raise FileNotFoundError(f"the data files of qm9pack are not installed: `pip install qm9pack=={QM9PACK}`")
+    return sorted(files)
+
+
+def _parse_qm9pack(progress: bool) -> dict[str, Tensor]:
+    from tqdm.auto import tqdm
+
     positions, numbers, index = [], [], []
     with tqdm(total=COUNT, desc="QM9: parsing once", unit="mol", disable=not progress) as bar:
-        for path in sorted(files):
+        for path in qm9pack_files():
             with open(path, newline="") as file:
                 for row in csv.DictReader(file):
                     try:

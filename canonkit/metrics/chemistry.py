@@ -3,6 +3,9 @@
 valid: the molecule built from `bond_orders` passes RDKit's sanitisation (missing valence is silently filled with
 hydrogens); it counts as the SMILES of its largest fragment. unique: distinct / valid. novel: share of the distinct that
 is not among the training set's SMILES, built the same way.
+
+By generated bonds, another protocol: the molecule built from the bonds and formal charges that it comes with is valid
+if it is one fragment, passes sanitisation, and no atom lacks a bond (nothing is filled with hydrogens).
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+import torch
 
 from canonkit.files import cache_folder, replacing
 from canonkit.formats import to_rdkit
@@ -36,33 +41,76 @@ class Chemistry:
     problems: dict[str, int]
 
 
-def smiles_of(molecules: Molecules, *, progress: bool = False) -> tuple[list[str | None], Counter]:
-    """Canonical SMILES of each molecule's largest fragment, None where RDKit refuses; and its complaints, counted."""
+def smiles_of(
+    molecules: Molecules, *, generated: bool = False, progress: bool = False
+) -> tuple[list[str | None], Counter]:
+    """Canonical SMILES of each molecule, None where it is not valid; and the reasons, counted.
+
+    `generated`: by the bonds and charges that the molecules come with instead of EDM's.
+
+    Raises:
+        ValueError: molecules without bonds, of which generated ones are asked for.
+    """
     from rdkit import Chem, rdBase
     from tqdm.auto import tqdm
 
+    if generated and (molecules.bonds is None or molecules.charges is None):
+        raise ValueError("these molecules come without bonds and charges: judge them by distances (generated=False)")
     smiles, problems = [], Counter()
     size = 1024
     with rdBase.BlockLogs(), tqdm(total=len(molecules), unit="mol", desc="RDKit", disable=not progress) as bar:
         for k in range(0, len(molecules), size):
             part = molecules[k : k + size].to("cpu")
-            for mol in to_rdkit(part.with_(bonds=bond_orders(part), charges=None)):
+            for mol in to_rdkit(part if generated else part.with_(bonds=bond_orders(part), charges=None)):
                 bar.update()
                 try:
-                    Chem.SanitizeMol(mol)
-                    largest = max(Chem.GetMolFrags(mol, asMols=True), key=lambda m: m.GetNumAtoms())
-                    smiles.append(Chem.MolToSmiles(largest))
+                    smiles.append(_complete_smiles(mol) if generated else _largest_smiles(mol))
                 except (Chem.MolSanitizeException, ValueError) as error:
                     problems[type(error).__name__] += 1
                     smiles.append(None)
     return smiles, problems
 
 
-def chemistry(molecules: Molecules, known: Iterable[str] | None = None, *, progress: bool = False) -> Chemistry:
-    """Validity, uniqueness and, against the SMILES in `known`, novelty."""
+class FragmentsError(ValueError):
+    """A molecule of several fragments."""
+
+
+class RadicalError(ValueError):
+    """A molecule with an atom that lacks a bond."""
+
+
+def _largest_smiles(mol) -> str:
+    from rdkit import Chem
+
+    Chem.SanitizeMol(mol)
+    return Chem.MolToSmiles(max(Chem.GetMolFrags(mol, asMols=True), key=lambda m: m.GetNumAtoms()))
+
+
+def _complete_smiles(mol) -> str:
+    from rdkit import Chem
+
+    for atom in mol.GetAtoms():
+        atom.SetNoImplicit(True)
+    for bond in mol.GetBonds():  # an aromatic bond makes its atoms aromatic
+        if bond.GetBondType() == Chem.BondType.AROMATIC:
+            bond.SetIsAromatic(True)
+            bond.GetBeginAtom().SetIsAromatic(True)
+            bond.GetEndAtom().SetIsAromatic(True)
+    Chem.SanitizeMol(mol)
+    if len(Chem.GetMolFrags(mol)) > 1:
+        raise FragmentsError
+    if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
+        raise RadicalError
+    return Chem.MolToSmiles(mol)
+
+
+def chemistry(
+    molecules: Molecules, known: Iterable[str] | None = None, *, generated: bool = False, progress: bool = False
+) -> Chemistry:
+    """Validity, uniqueness and, against the SMILES in `known`, novelty; `generated` as for `smiles_of`."""
     if not len(molecules):
         raise ValueError("no molecules given to score")
-    smiles, problems = smiles_of(molecules, progress=progress)
+    smiles, problems = smiles_of(molecules, generated=generated, progress=progress)
     valid = [s for s in smiles if s is not None]
     distinct = set(valid)
     novel = None
@@ -72,15 +120,17 @@ def chemistry(molecules: Molecules, known: Iterable[str] | None = None, *, progr
     return Chemistry(smiles, len(valid) / len(smiles), unique, novel, dict(problems))
 
 
-def known_smiles(molecules: Molecules, *, progress: bool = True) -> set[str]:
+def known_smiles(molecules: Molecules, *, generated: bool = False, progress: bool = True) -> set[str]:
     """The SMILES of a training set, built as above once and cached under the hash of the molecules."""
     digest = hashlib.sha256(molecules.positions.numpy(force=True).tobytes())
     digest.update(molecules.numbers.numpy(force=True).tobytes())
+    if generated:
+        digest.update(molecules.bonds.to(torch.int8).numpy(force=True).tobytes())
     path = cache_folder() / f"smiles-{digest.hexdigest()[:16]}.json"
     try:
         return set(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError):
-        smiles = {s for s in smiles_of(molecules, progress=progress)[0] if s is not None}
+        smiles = {s for s in smiles_of(molecules, generated=generated, progress=progress)[0] if s is not None}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(sorted(smiles)))
         return smiles

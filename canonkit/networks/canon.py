@@ -1,9 +1,11 @@
 r"""Canon: a transformer on atoms in canonical pose and order, with what lies between two atoms beside it.
 
     h_i = [Linear z_i;  Linear of sinusoids of (r_i + 1/2) / n],  r_i the place of atom i in its molecule
-    p_ij = MLP [phi(d_ij), x_i - x_j, e],  phi Gaussians of the distance, e the time:  C channels, once for all layers
+    p_ij = MLP [phi(d_ij), x_i - x_j, e, b_ij],  phi Gaussians of the distance, e the time, b the bond where there are
+           any:  C channels, once for all layers
     a_ij = softmax_j(q_i . k_j / sqrt(W / H) + (B p_ij)),   out_i = O [sum_j a_ij v_j;  sum_j a_ij p_ij]      per head
     h <- h + gate out,  h <- h + gate SwiGLU(h),  scales, shifts and gates from the time, beginning at zero (as in DiT)
+    bonds: logits_ij = symmetric part of Linear silu(A p_ij + D h_i + D h_j)
 
 It need not be invariant: that is what the canonical pose is for. Pairs come in as a bias of the attention and in the
 sums themselves, which learns from fewer molecules than the bias alone. The name is canonical diffusion's; of its design
@@ -55,6 +57,7 @@ class Canon(nn.Module):
         width, depth, heads: size; the heads share the width.
         channels: of pairs, C.
         ordered: whether the place of an atom in its molecule means anything.
+        bonds: orders of bonds, where the network is given and predicts those; 0 for points without bonds.
 
     `fast_dtype` as in DiT.
 
@@ -72,6 +75,7 @@ class Canon(nn.Module):
         heads: int = 8,
         channels: int = 24,
         ordered: bool = True,
+        bonds: int = 0,
     ):
         super().__init__()
         if width % heads:
@@ -86,22 +90,43 @@ class Canon(nn.Module):
         self.modulation, self.out = nn.Linear(width, 2 * width), nn.Linear(width, features)
         for parameter in (*self.modulation.parameters(), *self.out.parameters()):
             nn.init.zeros_(parameter)
+        self.bonds = bonds
+        if bonds:
+            self.bond_input = nn.Embedding(bonds + 1, 2 * channels)  # one more for masked
+            self.bond_ends, self.bond_pairs = nn.Linear(width, 2 * channels), nn.Linear(channels, 2 * channels)
+            self.bond_logits = nn.Linear(2 * channels, bonds)
+            nn.init.zeros_(self.bond_logits.weight)
+            nn.init.zeros_(self.bond_logits.bias)
 
     def sampling_bytes(self, atoms: int) -> int:
         """An upper estimate of the memory that one molecule needs in an evaluation."""
         channels, heads = self.pairs.out_features, self.blocks[0].heads
         return 4 * (atoms**2 * (DISTANCES + 5 * channels + 4 * heads) + 16 * atoms * self.width)
 
-    def _pairs(self, x: Tensor, e: Tensor) -> Tensor:
+    def _pairs(self, x: Tensor, e: Tensor, bonds: Tensor | None) -> Tensor:
         """p_ij (B, N, N, C)."""
         d = (squared_distances(x) + 1e-12).sqrt()
         centres = torch.linspace(0, FARTHEST, DISTANCES, dtype=x.dtype, device=x.device)
         phi = torch.exp((-0.5 * ((d[..., None] - centres) / centres[1]).square()).clamp(min=-80))
         v = self.vectors(x)  # linear: of x_i - x_j the difference of two
-        return self.pairs(silu(self.distances(phi) + v[:, :, None] - v[:, None] + self.pair_time(e)[:, None, None]))
+        hidden = self.distances(phi) + v[:, :, None] - v[:, None] + self.pair_time(e)[:, None, None]
+        return self.pairs(silu(hidden if bonds is None else hidden + self.bond_input(bonds)))
 
-    def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
-        """z (B, N, F), t (B,) in [0, 1], mask (B, N) bool or None where nothing is padded -> (B, N, F)."""
+    def _bonds(self, h: Tensor, p: Tensor) -> Tensor:
+        """Logits of the order of every bond, symmetric, (B, N, N, orders)."""
+        ends = self.bond_ends(h)
+        logits = self.bond_logits(silu(self.bond_pairs(p) + ends[:, :, None] + ends[:, None]))
+        return 0.5 * (logits + logits.transpose(1, 2))
+
+    def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None, bonds: Tensor | None = None):
+        """The prediction, (B, N, F), and where the network knows bonds their logits, (B, N, N, orders).
+
+        Args:
+            z: (B, N, F).
+            t: (B,) in [0, 1].
+            mask: (B, N) bool, or None where nothing is padded.
+            bonds: orders, or their number for masked, (B, N, N).
+        """
         fast = self.fast_dtype
         keys = None if mask is None else mask[:, None, None]
         with torch.autocast(z.device.type, dtype=fast, enabled=fast is not None and self.width >= FAST_WIDTH):
@@ -109,9 +134,12 @@ class Canon(nn.Module):
             h = self.atoms(z).to(z.dtype)
             if self.order is not None:
                 h = h + ORDER_GAIN * self.order(order_features(mask, z))
-            p = self._pairs(z[..., :3], e)
+            p = self._pairs(z[..., :3], e, bonds)
             for block in self.blocks:
                 h = block(h, e, keys, p)
             scale, shift = self.modulation(e)[:, None].chunk(2, dim=-1)
-            out = self.out(modulate(h, scale, shift)).to(z.dtype)
-        return out if mask is None else out * mask[..., None]
+            h = modulate(h, scale, shift)
+            out = self.out(h).to(z.dtype)
+            logits = self._bonds(h, p).to(z.dtype) if self.bonds else None
+        out = out if mask is None else out * mask[..., None]
+        return (out, logits) if self.bonds else out

@@ -1,9 +1,11 @@
-r"""Flow matching of molecules: a straight way for positions, a masked one for element types.
+r"""Flow matching of molecules and molecular graphs: a straight way for positions, a masked one for what is discrete.
 
-    x_t = (1 - t) x_0 + t x_1,   x_0 ~ prior, x_1 data;      type a_i is known at t with probability t, else masked
-    the network predicts x_1 and the types from (x_t, a_t, t)
-    loss:      w_x |x_1 - x_1^|^2 / 3 n  +  w_a mean over masked atoms of -log p(a_i),      t = sqrt(U), U uniform
-    sampling:  dx/dt = (x_1^ - x_t) / (1 - t) by Euler or Heun steps;  masked atoms get a type at the rate 1 / (1 - t)
+    x_t = (1 - t) x_0 + t x_1,   x_0 ~ prior, x_1 data;      kind a_i is known at t with probability t, else masked;
+                                                             so is, of graphs, every bond b_ij
+    the network predicts x_1, kinds and bonds from (x_t, a_t, b_t, t)
+    loss:      w_x |x_1 - x_1^|^2 / 3 n  +  w_a mean over masked atoms of -log p(a_i)
+               + w_b mean over masked pairs of -log p(b_ij),                               t = sqrt(U), U uniform
+    sampling:  dx/dt = (x_1^ - x_t) / (1 - t) by Euler or Heun steps;  what is masked is drawn at the rate 1 / (1 - t)
     coupling:  among molecules of one size in a batch, x_0 are dealt out so that sum |x_0 - x_1|^2 is least; nothing is
                turned or permuted within a molecule
 
@@ -25,36 +27,93 @@ from canonkit.molecules import Molecules
 from canonkit.processes.diffusion import Loss, Network
 from canonkit.processes.spaces import MoleculeSpace
 
-POSITIONS, TYPES = 1.0, 0.2  # weights of the loss
+POSITIONS, KINDS, BONDS = 1.0, 0.2, 0.5  # weights of the loss
 STEPS = 100  # network evaluations where nothing else is said
 
 
 class MaskedMoleculeSpace(MoleculeSpace):
-    """Molecules as z (B, N, 3 + K + 1): positions in Å with the mean removed, one-hot type, or a one for masked."""
+    """Molecules as z (B, N, 3 + K + 1): positions in Å with the mean removed, one-hot kind, or a one for masked.
 
-    def __init__(self, elements, atoms: int = 29):
+    Args:
+        elements, atoms: as of `MoleculeSpace`.
+        graphs: a kind of atom is an element with a formal charge, -1, 0 or 1, and there are bonds beside z, of order
+            0, none, to 4, aromatic; else kinds are elements and there are no bonds.
+    """
+
+    CHARGES, ORDERS = (-1, 0, 1), 5
+
+    def __init__(self, elements, atoms: int = 29, graphs: bool = False):
         super().__init__(elements, atoms)
-        self.parts = {"positions": slice(0, 3), "types": slice(3, 3 + len(self.elements))}
-        self.discrete = ("types",)
+        self.graphs = graphs
+        self.kinds = len(self.elements) * (len(self.CHARGES) if graphs else 1)
+        self.features = 3 + self.kinds + 1
+        self.parts = {"positions": slice(0, 3), "kinds": slice(3, 3 + self.kinds)}
+        self.discrete = ("kinds",)
+
+    def kinds_of(self, x: Molecules) -> Tensor:
+        """The kind of every atom, (B, N).
+
+        Raises:
+            ValueError: of graphs, where bonds or charges are not known, or a charge is beyond one.
+        """
+        if not self.graphs:
+            return x.types
+        if x.bonds is None or x.charges is None:
+            raise ValueError("these molecules have no bonds and charges: add them, canonkit.data.bonds.with_bonds(qm9)")
+        if (x.charges.abs() > 1).any():
+            raise ValueError(f"formal charge {int(x.charges.abs().max())} is not -1, 0 or 1: leave such molecules out")
+        return len(self.CHARGES) * x.types + torch.where(x.mask, x.charges.long() + 1, 0)
+
+    def assemble(self, positions: Tensor, kinds: Tensor, bonds: Tensor | None, mask: Tensor) -> Molecules:
+        """Molecules of those positions, kinds of atoms and, of graphs, bonds."""
+        x = Molecules(positions * mask[..., None], kinds * mask, mask, self.elements)
+        if not self.graphs:
+            return x
+        n = len(self.CHARGES)
+        return x.with_(types=kinds // n * mask, charges=(kinds % n - 1) * mask, bonds=bonds)
 
     def _entries(self, x: Molecules) -> Tensor:
-        return torch.cat([x.positions, one_hot(x.types, len(self.elements) + 1).to(x.positions)], -1)
+        return torch.cat([x.positions, one_hot(self.kinds_of(x), self.kinds + 1).to(x.positions)], -1)
+
+    def decode(self, z: Tensor, mask: Tensor | None) -> Molecules:
+        """Positions and the likeliest kinds; no bonds, which are not in z."""
+        mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device) if mask is None else mask
+        return self.assemble(z[..., :3], z[..., 3 : 3 + self.kinds].argmax(-1), None, mask)
 
 
 @dataclass(frozen=True, eq=False)
 class FlowDraw:
-    """The randomness of one training step: times t (B,) in [0, 1], x_0 (B, N, 3), uniform u (B, N) that masks types."""
+    """The randomness of one training step.
+
+    Args:
+        t: times in [0, 1], (B,).
+        start: x_0, (B, N, 3).
+        u: uniform, (B, N): atoms with u >= t are masked.
+        v: the same for pairs, symmetric, (B, N, N), of graphs.
+    """
 
     t: Tensor
     start: Tensor
     u: Tensor
+    v: Tensor | None = None
 
     def __getitem__(self, rows) -> FlowDraw:
-        return FlowDraw(self.t[rows], self.start[rows], self.u[rows])
+        return FlowDraw(self.t[rows], self.start[rows], self.u[rows], None if self.v is None else self.v[rows])
+
+
+def _pairs(mask: Tensor) -> Tensor:
+    """The pairs of different real atoms, (B, N, N) bool."""
+    eye = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+    return mask[:, :, None] & mask[:, None] & ~eye
+
+
+def _symmetric(v: Tensor) -> Tensor:
+    """v_ij for i < j in both halves."""
+    return v.triu(1) + v.triu(1).mT
 
 
 class FlowMatching(nn.Module):
-    """The process: loss and sampler for any network on z.
+    """The process: loss and sampler for any network on z; of graphs, on z and bonds.
 
     Args:
         space: of the molecules.
@@ -78,38 +137,49 @@ class FlowMatching(nn.Module):
         """Times, x_0 and what is masked, for a batch in canonical pose."""
         z, mask = self.space.encode(x)
         home = generator.device if generator is not None else z.device
-        t = torch.rand(len(z), generator=generator, device=home).sqrt().to(z)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=home).to(z)
+
+        B, N, _ = z.shape
+        t = uniform(B).sqrt()
         start = self._start(z, mask, generator)
         if self.coupling:
             start = start[transport(start, z[..., :3], x.sizes)]
-        u = torch.rand(z.shape[:2], generator=generator, device=home).to(z)
-        return FlowDraw(t, start, u)
+        return FlowDraw(t, start, uniform(B, N), _symmetric(uniform(B, N, N)) if self.space.graphs else None)
 
     def loss(self, network: Network, x: Molecules, draw: FlowDraw | None = None) -> Loss:
         """The training loss of a batch; `x` is taken as it is (canonicalize it before)."""
         draw = draw or self.draw(x)
         z, mask = self.space.encode(x)
-        real = x.mask
-        t = draw.t[:, None, None]
-        hidden = real & (draw.u >= draw.t[:, None])
+        t, kinds = draw.t[:, None, None], self.space.kinds_of(x)
+        hidden = x.mask & (draw.u >= draw.t[:, None])
         x_t = (1 - t) * draw.start + t * z[..., :3]
-        places, logits = self._predict(network, x_t, x.types, hidden, draw.t, mask)
+        bonds, unseen = None, None
+        if self.space.graphs:
+            unseen = _pairs(x.mask) & (draw.v >= t)
+            bonds = torch.where(unseen, self.space.ORDERS, x.bonds.long())
+        places, logits, pair_logits = self._predict(
+            network, x_t, torch.where(hidden, self.space.kinds, kinds), bonds, draw.t, mask
+        )
         square = (places - z[..., :3]).square().sum((1, 2)) / (3 * x.sizes.clamp(min=1))
-        surprise = cross_entropy(logits.mT, x.types, reduction="none") * hidden
-        terms = {
-            "positions": POSITIONS * square.mean(),
-            "types": TYPES * surprise.sum() / hidden.sum().clamp(min=1),
-        }
+        terms = {"positions": POSITIONS * square.mean(), "kinds": KINDS * _surprise(logits, kinds, hidden)}
+        if self.space.graphs:
+            terms["bonds"] = BONDS * _surprise(pair_logits, x.bonds.long(), unseen)
         return Loss(sum(terms.values()), terms)
 
-    def _predict(self, network: Network, x_t: Tensor, types: Tensor, hidden: Tensor, t: Tensor, mask: Tensor | None):
-        """x_1^ (B, N, 3) and logits of types (B, N, K)."""
-        K = len(self.space.elements)
-        z_t = torch.cat([x_t, one_hot(torch.where(hidden, K, types), K + 1).to(x_t)], -1)
+    def _predict(self, network: Network, x_t: Tensor, kinds: Tensor, bonds: Tensor | None, t: Tensor, mask):
+        """x_1^ (B, N, 3), logits of kinds (B, N, K) and of bonds (B, N, N, 5) or None.
+
+        `kinds` and `bonds` hold one more value than there are, for masked.
+        """
+        K = self.space.kinds
+        z_t = torch.cat([x_t, one_hot(kinds, K + 1).to(x_t)], -1)
         if mask is not None:
             z_t = z_t * mask[..., None]
-        out = network(z_t, t, mask).to(x_t.dtype)
-        return self.space.project(out[..., :3], mask), out[..., 3 : 3 + K]
+        out, pair_logits = (network(z_t, t, mask), None) if bonds is None else network(z_t, t, mask, bonds)
+        out = out.to(x_t.dtype)
+        return self.space.project(out[..., :3], mask), out[..., 3 : 3 + K], pair_logits
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -138,34 +208,50 @@ class FlowMatching(nn.Module):
             raise ValueError(f"steps {steps} is below 1")
         z, mask = self.space.blank(sizes)
         real = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device) if mask is None else mask
-        x, hidden = self._start(z, mask, generator), real.clone()
-        types = torch.zeros(z.shape[:2], dtype=torch.long, device=z.device)
+        x = self._start(z, mask, generator)
+        kinds = torch.where(real, self.space.kinds, 0)
+        bonds = torch.where(_pairs(real), self.space.ORDERS, 0) if self.space.graphs else None
         count, left = (steps + 1) // 2 if heun else steps, steps
         times = torch.linspace(0, 1, count + 1).tolist()
 
         def velocity(x: Tensor, t: float):
-            places, logits = self._predict(network, x, types, hidden, torch.full((len(x),), t, device=x.device), mask)
+            at = torch.full((len(x),), t, device=x.device)
+            places, *logits = self._predict(network, x, kinds, bonds, at, mask)
             return (places - x) / (1 - t), logits
 
         for t, s in zip(times, times[1:], strict=False):
-            v, logits = velocity(x, t)
+            v, (logits, pair_logits) = velocity(x, t)
             moved = x + (s - t) * v
             left -= 1
             if heun and s < 1 and left > 0:
                 moved = x + 0.5 * (s - t) * (v + velocity(moved, s)[0])
                 left -= 1
-            x = moved
-            home = generator.device if generator is not None else z.device
-            shown = torch.rand(hidden.shape, generator=generator, device=home).to(x.device) < (s - t) / (1 - t)
-            chosen = torch.multinomial(
-                logits.softmax(-1).flatten(0, 1).to(home), 1, replacement=True, generator=generator
-            )
-            reveal = hidden & (shown | (s == 1))
-            types = torch.where(reveal, chosen.view_as(types).to(types.device), types)
-            hidden = hidden & ~reveal
+            x, share = moved, (s - t) / (1 - t) if s < 1 else 1.0
+            kinds = _reveal(kinds, kinds == self.space.kinds, logits, share, generator)
+            if bonds is not None:
+                masked = (bonds == self.space.ORDERS).triu(1)
+                bonds = _symmetric(_reveal(bonds, masked, pair_logits, share, generator))
             if on_step is not None:
                 on_step(left, x)
-        return Molecules(x * real[..., None], types * real, real, self.space.elements)
+        return self.space.assemble(x, kinds, bonds, real)
+
+
+def _surprise(logits: Tensor, target: Tensor, where: Tensor) -> Tensor:
+    """Mean of -log p(target) where it is asked for; zero where nowhere."""
+    found = cross_entropy(logits.movedim(-1, 1), target, reduction="none") * where
+    return found.sum() / where.sum().clamp(min=1)
+
+
+def _reveal(tokens: Tensor, masked: Tensor, logits: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """Tokens of which each masked one is, with probability `share`, drawn from the softmax of its logits."""
+    home = generator.device if generator is not None else tokens.device
+    chance = torch.rand(tokens.shape, generator=generator, device=home).to(tokens.device)
+    chosen = masked & (chance < share)
+    if not chosen.any():
+        return tokens
+    p = logits[chosen].float().softmax(-1).to(home)
+    drawn = torch.multinomial(p, 1, replacement=True, generator=generator).squeeze(1).to(tokens.device)
+    return tokens.masked_scatter(chosen, drawn)
 
 
 def transport(start: Tensor, end: Tensor, sizes: Tensor) -> Tensor:
