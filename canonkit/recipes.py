@@ -113,6 +113,7 @@ SYSTEMS = {
     "Flow+transport": System("QM9", "Canon", "spectral", flow=ALIGNED),
     "Flow-DiT": System("QM9", "DiT", "spectral", flow=ALIGNED),
     "CanonFlow": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True}),
+    "CanonFlow+guess": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True, "guessing": True}),
     "UNet": System("RotMNIST", "UNet"),
     "canon(p8)+UNet": System("RotMNIST", "UNet", "gcnn8"),
     "canon(p16)+UNet": System("RotMNIST", "UNet", "gcnn16"),
@@ -168,6 +169,8 @@ class Recipe:
                 process = Diffusion(MoleculeSpace(ELEMENTS, LONGEST)) if self.flow is None else _flow(**self.flow)
                 space = process.space
                 more = {"bonds": space.ORDERS} if getattr(space, "graphs", False) else {}
+                if getattr(space, "guessing", False):
+                    more["guess"] = space.plain
                 network = NETWORKS[self.network](space.features, **self.network_settings, **more)
                 if self.kernel is not None:
                     network = Symmetrised(network, _kernel(self.kernel, space.features, self.kernel_settings))
@@ -214,9 +217,9 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
     )
 
 
-def _flow(prior: str, coupling: bool, graphs: bool = False) -> FlowMatching:
+def _flow(prior: str, coupling: bool, graphs: bool = False, guessing: bool = False) -> FlowMatching:
     made = AlignedPrior(LONGEST) if prior == "aligned" else Gaussian()
-    return FlowMatching(MaskedMoleculeSpace(ELEMENTS, LONGEST, graphs), made, coupling)
+    return FlowMatching(MaskedMoleculeSpace(ELEMENTS, LONGEST, graphs, guessing), made, coupling)
 
 
 def _kernel(name: str, features: int, settings: dict) -> Haar | Recursive:

@@ -1,6 +1,7 @@
 """Flow matching of molecules, its priors and coupling, and the network Canon."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,6 +193,43 @@ def test_generated_bonds_are_symmetric_and_stay_among_real_atoms():
     assert not made.bonds.diagonal(dim1=1, dim2=2).any()
     assert not made.bonds[~made.mask].any()
     assert made.bonds.any()
+
+
+def test_a_guess_is_what_was_predicted_before_and_no_gradient_flows_through_it(sample):
+    space = MaskedMoleculeSpace(ELEMENTS, guessing=True)
+    x = sample[sample.sizes == 18][:4].trim().centred()
+    process, seen = FlowMatching(space, Gaussian()), []
+    weight = torch.ones((), requires_grad=True)
+
+    def network(z, t, mask):
+        seen.append(z.detach())
+        return weight * (len(seen) + torch.zeros_like(z)).index_fill(-1, torch.arange(3), 0) + 0 * z
+
+    draw = process.draw(x, torch.Generator().manual_seed(0))
+    process.loss(network, x, replace(draw, twice=True)).total.backward()
+    assert len(seen) == 2
+    assert not seen[0][..., space.plain :].any()
+    assert (seen[1][..., space.plain + 3 :] == 1 / 5).all()  # equal logits
+    assert seen[1][..., : space.plain].equal(seen[0][..., : space.plain])
+    seen.clear()
+    process.loss(network, x, replace(draw, twice=False))
+    assert len(seen) == 1
+    seen.clear()
+    process.sample(network, x.sizes, 3, torch.Generator().manual_seed(0))
+    assert [bool(z[..., space.plain :].any()) for z in seen] == [False, True, True]
+    coins = [process.draw(x[:1], torch.Generator().manual_seed(k)).twice for k in range(200)]
+    assert 70 < sum(coins) < 130
+
+
+def test_canon_sees_the_distances_of_a_guess():
+    net = lively(Canon(17, **SMALL, guess=9)).double()
+    z, t = torch.randn(2, 5, 17).double(), torch.rand(2).double()
+    net.atoms.weight.data[:, 9:] = 0  # tokens do not see it
+    other = z.clone()
+    other[..., 9:12] += torch.randn(3).double()
+    assert (net(other, t) - net(z, t)).abs().max() < 1e-12  # a shift changes no distance
+    other[..., 9:12] *= 1.3
+    assert (net(other, t) - net(z, t)).abs().max() > 1e-3
 
 
 def test_canon_s_bond_logits_are_symmetric_and_do_not_feel_padding():

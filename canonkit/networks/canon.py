@@ -36,6 +36,13 @@ def order_features(mask: Tensor | None, like: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(like)
 
 
+def _gaussians(x: Tensor) -> Tensor:
+    """phi of the distances between points x (B, N, 3), (B, N, N, 24)."""
+    d = (squared_distances(x) + 1e-12).sqrt()
+    centres = torch.linspace(0, FARTHEST, DISTANCES, dtype=x.dtype, device=x.device)
+    return torch.exp((-0.5 * ((d[..., None] - centres) / centres[1]).square()).clamp(min=-80))
+
+
 class CanonBlock(Block):
     """DiT's block with pairs p (B, N, N, C) as a bias of the attention and in its sums."""
 
@@ -57,6 +64,7 @@ class Canon(nn.Module):
         width, depth, heads: size; the heads share the width.
         channels: of pairs, C.
         ordered: whether the place of an atom in its molecule means anything.
+        guess: where in z a guess of x_1 begins, whose distances are to be seen by pairs; 0 where there is none.
         bonds: orders of bonds, where the network is given and predicts those; 0 for points without bonds.
 
     `fast_dtype` as in DiT.
@@ -75,6 +83,7 @@ class Canon(nn.Module):
         heads: int = 8,
         channels: int = 24,
         ordered: bool = True,
+        guess: int = 0,
         bonds: int = 0,
     ):
         super().__init__()
@@ -90,7 +99,9 @@ class Canon(nn.Module):
         self.modulation, self.out = nn.Linear(width, 2 * width), nn.Linear(width, features)
         for parameter in (*self.modulation.parameters(), *self.out.parameters()):
             nn.init.zeros_(parameter)
-        self.bonds = bonds
+        self.guess, self.bonds = guess, bonds
+        if guess:
+            self.guessed = nn.Linear(DISTANCES, 2 * channels, bias=False)
         if bonds:
             self.bond_input = nn.Embedding(bonds + 1, 2 * channels)  # one more for masked
             self.bond_ends, self.bond_pairs = nn.Linear(width, 2 * channels), nn.Linear(channels, 2 * channels)
@@ -103,13 +114,12 @@ class Canon(nn.Module):
         channels, heads = self.pairs.out_features, self.blocks[0].heads
         return 4 * (atoms**2 * (DISTANCES + 5 * channels + 4 * heads) + 16 * atoms * self.width)
 
-    def _pairs(self, x: Tensor, e: Tensor, bonds: Tensor | None) -> Tensor:
+    def _pairs(self, z: Tensor, e: Tensor, bonds: Tensor | None) -> Tensor:
         """p_ij (B, N, N, C)."""
-        d = (squared_distances(x) + 1e-12).sqrt()
-        centres = torch.linspace(0, FARTHEST, DISTANCES, dtype=x.dtype, device=x.device)
-        phi = torch.exp((-0.5 * ((d[..., None] - centres) / centres[1]).square()).clamp(min=-80))
-        v = self.vectors(x)  # linear: of x_i - x_j the difference of two
-        hidden = self.distances(phi) + v[:, :, None] - v[:, None] + self.pair_time(e)[:, None, None]
+        v = self.vectors(z[..., :3])  # linear: of x_i - x_j the difference of two
+        hidden = self.distances(_gaussians(z[..., :3])) + v[:, :, None] - v[:, None] + self.pair_time(e)[:, None, None]
+        if self.guess:
+            hidden = hidden + self.guessed(_gaussians(z[..., self.guess : self.guess + 3]))
         return self.pairs(silu(hidden if bonds is None else hidden + self.bond_input(bonds)))
 
     def _bonds(self, h: Tensor, p: Tensor) -> Tensor:
@@ -134,7 +144,7 @@ class Canon(nn.Module):
             h = self.atoms(z).to(z.dtype)
             if self.order is not None:
                 h = h + ORDER_GAIN * self.order(order_features(mask, z))
-            p = self._pairs(z[..., :3], e, bonds)
+            p = self._pairs(z, e, bonds)
             for block in self.blocks:
                 h = block(h, e, keys, p)
             scale, shift = self.modulation(e)[:, None].chunk(2, dim=-1)

@@ -6,6 +6,8 @@ r"""Flow matching of molecules and molecular graphs: a straight way for position
     loss:      w_x |x_1 - x_1^|^2 / 3 n  +  w_a mean over masked atoms of -log p(a_i)
                + w_b mean over masked pairs of -log p(b_ij),                               t = sqrt(U), U uniform
     sampling:  dx/dt = (x_1^ - x_t) / (1 - t) by Euler or Heun steps;  what is masked is drawn at the rate 1 / (1 - t)
+    guessing:  the network is also given what it predicted in the step before (self-conditioning, Chen et al. 2022); in
+               training, for half of the batches, what it predicts without
     coupling:  among molecules of one size in a batch, x_0 are dealt out so that sum |x_0 - x_1|^2 is least; nothing is
                turned or permuted within a molecule
 
@@ -38,15 +40,18 @@ class MaskedMoleculeSpace(MoleculeSpace):
         elements, atoms: as of `MoleculeSpace`.
         graphs: a kind of atom is an element with a formal charge, -1, 0 or 1, and there are bonds beside z, of order
             0, none, to 4, aromatic; else kinds are elements and there are no bonds.
+        guessing: z holds 3 + K more entries per atom, what the network predicted before of x_1 and kinds; zeros where
+            it has not been asked yet.
     """
 
     CHARGES, ORDERS = (-1, 0, 1), 5
 
-    def __init__(self, elements, atoms: int = 29, graphs: bool = False):
+    def __init__(self, elements, atoms: int = 29, graphs: bool = False, guessing: bool = False):
         super().__init__(elements, atoms)
-        self.graphs = graphs
+        self.graphs, self.guessing = graphs, guessing
         self.kinds = len(self.elements) * (len(self.CHARGES) if graphs else 1)
-        self.features = 3 + self.kinds + 1
+        self.plain = 3 + self.kinds + 1  # entries without those of a guess
+        self.features = self.plain + (3 + self.kinds) * guessing
         self.parts = {"positions": slice(0, 3), "kinds": slice(3, 3 + self.kinds)}
         self.discrete = ("kinds",)
 
@@ -73,7 +78,14 @@ class MaskedMoleculeSpace(MoleculeSpace):
         return x.with_(types=kinds // n * mask, charges=(kinds % n - 1) * mask, bonds=bonds)
 
     def _entries(self, x: Molecules) -> Tensor:
-        return torch.cat([x.positions, one_hot(self.kinds_of(x), self.kinds + 1).to(x.positions)], -1)
+        return self.entries(x.positions, self.kinds_of(x))
+
+    def entries(self, positions: Tensor, kinds: Tensor, guess: Tensor | None = None) -> Tensor:
+        """z of positions and kinds, one more of these than there are for masked, and where there is one of a guess."""
+        z = torch.cat([positions, one_hot(kinds, self.kinds + 1).to(positions)], -1)
+        if not self.guessing:
+            return z
+        return torch.cat([z, z.new_zeros(*z.shape[:2], 3 + self.kinds) if guess is None else guess], -1)
 
     def decode(self, z: Tensor, mask: Tensor | None) -> Molecules:
         """Positions and the likeliest kinds; no bonds, which are not in z."""
@@ -90,15 +102,18 @@ class FlowDraw:
         start: x_0, (B, N, 3).
         u: uniform, (B, N): atoms with u >= t are masked.
         v: the same for pairs, symmetric, (B, N, N), of graphs.
+        twice: whether the network is asked twice, the second time with its first guess.
     """
 
     t: Tensor
     start: Tensor
     u: Tensor
     v: Tensor | None = None
+    twice: bool = False
 
     def __getitem__(self, rows) -> FlowDraw:
-        return FlowDraw(self.t[rows], self.start[rows], self.u[rows], None if self.v is None else self.v[rows])
+        v = None if self.v is None else self.v[rows]
+        return FlowDraw(self.t[rows], self.start[rows], self.u[rows], v, self.twice)
 
 
 def _pairs(mask: Tensor) -> Tensor:
@@ -146,7 +161,8 @@ class FlowMatching(nn.Module):
         start = self._start(z, mask, generator)
         if self.coupling:
             start = start[transport(start, z[..., :3], x.sizes)]
-        return FlowDraw(t, start, uniform(B, N), _symmetric(uniform(B, N, N)) if self.space.graphs else None)
+        u, v = uniform(B, N), _symmetric(uniform(B, N, N)) if self.space.graphs else None
+        return FlowDraw(t, start, u, v, twice=self.space.guessing and bool(uniform(1) < 0.5))
 
     def loss(self, network: Network, x: Molecules, draw: FlowDraw | None = None) -> Loss:
         """The training loss of a batch; `x` is taken as it is (canonicalize it before)."""
@@ -159,22 +175,34 @@ class FlowMatching(nn.Module):
         if self.space.graphs:
             unseen = _pairs(x.mask) & (draw.v >= t)
             bonds = torch.where(unseen, self.space.ORDERS, x.bonds.long())
-        places, logits, pair_logits = self._predict(
-            network, x_t, torch.where(hidden, self.space.kinds, kinds), bonds, draw.t, mask
-        )
+        state = network, x_t, torch.where(hidden, self.space.kinds, kinds), bonds, draw.t, mask
+        guess = None
+        if draw.twice:
+            with torch.no_grad():
+                guess = _guess(*self._predict(*state)[:2])
+        places, logits, pair_logits = self._predict(*state, guess)
         square = (places - z[..., :3]).square().sum((1, 2)) / (3 * x.sizes.clamp(min=1))
         terms = {"positions": POSITIONS * square.mean(), "kinds": KINDS * _surprise(logits, kinds, hidden)}
         if self.space.graphs:
             terms["bonds"] = BONDS * _surprise(pair_logits, x.bonds.long(), unseen)
         return Loss(sum(terms.values()), terms)
 
-    def _predict(self, network: Network, x_t: Tensor, kinds: Tensor, bonds: Tensor | None, t: Tensor, mask):
+    def _predict(
+        self,
+        network: Network,
+        x_t: Tensor,
+        kinds: Tensor,
+        bonds: Tensor | None,
+        t: Tensor,
+        mask: Tensor | None,
+        guess: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """x_1^ (B, N, 3), logits of kinds (B, N, K) and of bonds (B, N, N, 5) or None.
 
         `kinds` and `bonds` hold one more value than there are, for masked.
         """
         K = self.space.kinds
-        z_t = torch.cat([x_t, one_hot(kinds, K + 1).to(x_t)], -1)
+        z_t = self.space.entries(x_t, kinds, guess)
         if mask is not None:
             z_t = z_t * mask[..., None]
         out, pair_logits = (network(z_t, t, mask), None) if bonds is None else network(z_t, t, mask, bonds)
@@ -211,12 +239,15 @@ class FlowMatching(nn.Module):
         x = self._start(z, mask, generator)
         kinds = torch.where(real, self.space.kinds, 0)
         bonds = torch.where(_pairs(real), self.space.ORDERS, 0) if self.space.graphs else None
+        guess = None
         count, left = (steps + 1) // 2 if heun else steps, steps
         times = torch.linspace(0, 1, count + 1).tolist()
 
         def velocity(x: Tensor, t: float):
+            nonlocal guess
             at = torch.full((len(x),), t, device=x.device)
-            places, *logits = self._predict(network, x, kinds, bonds, at, mask)
+            places, *logits = self._predict(network, x, kinds, bonds, at, mask, guess)
+            guess = _guess(places, logits[0])
             return (places - x) / (1 - t), logits
 
         for t, s in zip(times, times[1:], strict=False):
@@ -234,6 +265,11 @@ class FlowMatching(nn.Module):
             if on_step is not None:
                 on_step(left, x)
         return self.space.assemble(x, kinds, bonds, real)
+
+
+def _guess(places: Tensor, logits: Tensor) -> Tensor:
+    """What a prediction looks like as an input of the next, (B, N, 3 + K)."""
+    return torch.cat([places, logits.softmax(-1)], -1)
 
 
 def _surprise(logits: Tensor, target: Tensor, where: Tensor) -> Tensor:
