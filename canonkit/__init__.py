@@ -17,6 +17,7 @@ _WHERE = {
     "write": "canonkit.formats",
     "canonicalizer": "canonkit.canonicalizers",
     "certify": "canonkit.canonicalizers",
+    "Canonicalize": "canonkit.canonicalizers.pyg",
     "OrbitModel": "canonkit.model",
     "load_qm9": "canonkit.data.qm9",
     "load_rotmnist": "canonkit.data.rotmnist",

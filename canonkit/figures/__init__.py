@@ -11,6 +11,7 @@ angle_histogram   how angles are spread over the circle, by class
 activations       a digit, its canonical image and the activation over the group
 vector_fields     maps of the plane to itself, as arrows
 rotation_law      how rotations are spread over their group
+periodic_boxes    particles in a periodic box, some configurations and all together
 training_curves   loss terms, validation and stability of one or several runs
 stability_steps   stability against network evaluations
 """
@@ -18,6 +19,7 @@ stability_steps   stability against network evaluations
 from canonkit.figures.base import Picture
 from canonkit.figures.images import activations, angle_histogram, class_means, image_rows
 from canonkit.figures.molecules import draw, noising, pose_density
+from canonkit.figures.periodic import periodic_boxes
 from canonkit.figures.poses import pose_profile, property_map
 from canonkit.figures.symmetry import rotation_law, vector_fields
 from canonkit.figures.training import stability_steps, training_curves
@@ -30,6 +32,7 @@ __all__ = [
     "draw",
     "image_rows",
     "noising",
+    "periodic_boxes",
     "pose_density",
     "pose_profile",
     "property_map",
