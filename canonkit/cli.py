@@ -260,18 +260,20 @@ def certify(
 
 @app.command()
 def bench(
-    data: Annotated[str, typer.Argument(help="qm9, systems or images")] = "qm9",
+    data: Annotated[str, typer.Argument(help="qm9, systems, sampling or images")] = "qm9",
     repeat: Annotated[int, typer.Option(help="Repetitions, of which medians are taken.")] = 5,
     as_json: Json = False,
 ) -> None:
     """qm9: speed and memory of the networks at paper scale against the formulation that the published systems run.
     systems: what every system of molecules costs at laptop scale, per training step and sample, in one run.
+    sampling: seconds per molecule, and per stable molecule, of the shipped models against EDM as published.
     images: canonicalizers of images, G-CNN against rotated copies, and how well they follow a turn."""
     from canonkit import bench as benches
 
     known = {
         "qm9": (benches.bench_qm9, benches.describe),
         "systems": (benches.bench_systems, benches.describe_systems),
+        "sampling": (benches.bench_sampling, benches.describe_sampling),
         "images": (benches.bench_images, benches.describe_images),
     }
     if data not in known:

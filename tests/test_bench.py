@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from canonkit.bench import bench_images, bench_qm9, bench_systems, describe, describe_images, describe_systems
+from canonkit.bench import (
+    bench_images,
+    bench_qm9,
+    bench_sampling,
+    bench_systems,
+    describe,
+    describe_images,
+    describe_sampling,
+    describe_systems,
+    sampling,
+)
 from canonkit.bench.molecules import KINDS, Case
 from canonkit.data.qm9 import LONGEST
 
@@ -53,7 +63,21 @@ def test_bench_of_systems_has_a_row_per_system():
     assert "SymDiff" in describe_systems(rows)
 
 
+def test_bench_of_sampling_compares_with_the_published_formulation(monkeypatch):
+    monkeypatch.setattr(sampling, "BATCH", 3)
+    monkeypatch.setattr(sampling, "FLOW_STEPS", (2,))
+    rows = bench_sampling(1, names=("CanonFlow",), progress=False)
+    edm, flow = rows
+    assert (edm["steps"], edm["stable"], edm["stable_from"], edm["ratio"]) == (1000, 0.82, "published", 1)
+    assert (flow["steps"], flow["stable_from"]) == (2, "3 samples")
+    assert flow["ratio"] == pytest.approx(edm["seconds"] / flow["seconds"])
+    assert edm["seconds_per_stable"] == pytest.approx(edm["seconds"] / 0.82)
+    assert "EDM, plain" in describe_sampling(rows)
+
+
 def test_bad_requests_are_refused():
+    with pytest.raises(ValueError, match="no weights of molecules are called 'UNet'"):
+        bench_sampling(1, names=("UNet",), progress=False)
     with pytest.raises(ValueError, match="repeat 0"):
         bench_qm9(0)
     with pytest.raises(ValueError, match="repeat 0"):

@@ -10,12 +10,13 @@ from conftest import COUNTS, SMALL, lively
 
 from canonkit.canonicalizers import canonicalizer
 from canonkit.data.bonds import perceive_bonds
+from canonkit.metrics import velocity_variance
 from canonkit.molecules import ELEMENTS, Molecules
 from canonkit.networks import Canon
 from canonkit.networks.canon import order_features
 from canonkit.processes import AlignedPrior, FlowMatching, Gaussian, MaskedMoleculeSpace
 from canonkit.processes.flow import transport
-from canonkit.recipes import SYSTEMS, recipe, train_recipe
+from canonkit.recipes import SYSTEMS, fit_prior, recipe, train_recipe
 
 SPACE = MaskedMoleculeSpace(ELEMENTS)
 
@@ -381,3 +382,38 @@ def test_a_flow_is_trained_resumed_and_sampled(tmp_path, qm9):
     again = train_recipe("Flow+transport", tmp_path, steps=4, resume=True, **options)
     assert again.step == 4
     assert again.sample(2, 3, seed=0).mask.any()
+
+
+# -- what the velocity leaves open ------------------------------------------------------------------------------------
+
+
+def gaussians(count, n, sd):
+    """Molecules of n atoms with Gaussian positions, centred."""
+    x = sd * torch.randn(count, n, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    real = torch.ones(count, n, dtype=torch.bool)
+    return Molecules(x, torch.zeros(count, n, dtype=torch.long), real).centred()
+
+
+def test_of_gaussian_data_the_velocity_s_variance_has_a_closed_form():
+    """Var(x_1 - x_0 | x_t) = s^2 / ((1 - t)^2 + t^2 s^2) for x_1 ~ N(0, s^2), x_0 ~ N(0, 1)."""
+    s, times = 2.0, (0.0, 0.3, 0.8)
+    found = velocity_variance(FlowMatching(SPACE, Gaussian()), gaussians(6000, 4, s), times)
+    freedom = 3 / 4  # the mean is fixed
+    for t, variance in zip(times, found.tolist(), strict=True):
+        assert variance == pytest.approx(freedom * s**2 / ((1 - t) ** 2 + t**2 * s**2), rel=0.03)
+
+
+def test_order_and_coupling_leave_less_of_the_velocity_open(qm9):
+    x = qm9.molecules[(qm9.molecules.sizes == 18).nonzero()[:2000, 0]]
+    open_ = {}
+    for name in ("Flow-aug", "Flow+order", "Flow+transport"):
+        model = recipe(name).build(COUNTS)
+        fit_prior(model, qm9.molecules[:5000])
+        y = model.process.space.randomize(x, torch.Generator().manual_seed(0)) if name == "Flow-aug" else x
+        open_[name] = velocity_variance(model.process, model.canonical(y), (0.0, 0.5))
+    assert (open_["Flow+order"] < 0.7 * open_["Flow-aug"]).all()
+    assert (open_["Flow+transport"] < 0.9 * open_["Flow+order"]).all()
+    with pytest.raises(ValueError, match="molecules of one size"):
+        velocity_variance(model.process, qm9.molecules[:10])
+    with pytest.raises(ValueError, match="100 molecules are too few"):
+        velocity_variance(model.process, x[:100])

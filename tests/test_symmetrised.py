@@ -5,15 +5,17 @@ import math
 import pytest
 import torch
 from conftest import COUNTS, SMALL, lively
+from scipy.stats import kstest
 from torch import nn
 
-from canonkit.canonicalizers import certify, certify_law
-from canonkit.groups import act, gram_schmidt, haar_orthogonal
+from canonkit.canonicalizers import canonicalizer, certify, certify_law, certify_samples
+from canonkit.groups import act, gram_schmidt, haar_orthogonal, haar_rotations, random_permutations
 from canonkit.metrics import objective_variance
 from canonkit.molecules import Molecules
 from canonkit.networks import EGNN, DiT, Haar, Recursive, Symmetrised, Turn
 from canonkit.networks.dit import DISTANCES, FARTHEST, distance_features
 from canonkit.networks.symmetrised import turn
+from canonkit.processes import MoleculeSpace
 from canonkit.recipes import recipe
 
 
@@ -311,3 +313,18 @@ def test_the_shares_are_those_of_a_loss_whose_variance_is_known():
     n, size = 6, model.process.space.size
     by_sign = 4 * 0.25 * (6 * n) / size**2
     assert found.loss_share * found.loss_variance == pytest.approx(by_sign, rel=0.1)
+
+
+def test_the_law_of_randomized_samples_is_invariant_that_of_canonical_ones_is_not(sample):
+    c = canonicalizer("spectral")(sample[:400]).x
+    space = MoleculeSpace(c.elements)
+    assert certify_samples(c, exchanges=199).p_value == 1 / 200
+    turned = c.act(haar_rotations(len(c), generator=torch.Generator().manual_seed(0)))
+    assert certify_samples(turned, exchanges=199).p_value == 1 / 200  # the order still tells
+    shuffled = c.permute(random_permutations(c.mask, generator=torch.Generator().manual_seed(0)))
+    assert certify_samples(shuffled, exchanges=199).p_value == 1 / 200  # the pose still tells
+    generators = (torch.Generator().manual_seed(k) for k in range(24))
+    p = [certify_samples(space.randomize(c, g), exchanges=99, seed=k).p_value for k, g in enumerate(generators)]
+    assert kstest(p, "uniform").pvalue > 1e-3
+    with pytest.raises(ValueError, match="3 molecules are too few"):
+        certify_samples(c[:3])

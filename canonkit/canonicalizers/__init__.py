@@ -6,7 +6,7 @@ from canonkit.canonicalizers.frame import Frame
 from canonkit.canonicalizers.identity import Identity
 from canonkit.canonicalizers.image import GCNN, Arbitrary, Copies, ImageCanonicalizer
 from canonkit.canonicalizers.inertial import Inertial
-from canonkit.canonicalizers.law import LawCertificate, certify_law
+from canonkit.canonicalizers.law import LawCertificate, SampleLaw, certify_law, certify_samples
 from canonkit.canonicalizers.order import Ordered, SmilesKey, SpectralKey
 from canonkit.canonicalizers.spectral import SpectralPose
 
@@ -56,11 +56,13 @@ __all__ = [
     "Inertial",
     "LawCertificate",
     "Ordered",
+    "SampleLaw",
     "SmilesKey",
     "SpectralKey",
     "SpectralPose",
     "canonicalizer",
     "certify",
     "certify_law",
+    "certify_samples",
     "nearest_jump",
 ]

@@ -11,6 +11,9 @@ mismatch          root mean square over molecules and entries of mean A - mean B
 With s the labels, +1 for A and -1 for B, and D the 2 m x 2 m distances, E = -s^T D s / m^2: an exchange is another s.
 Differences below 1e-4 of the outputs' size count as none: they are rounding, and a network that is equivariant without
 any chance passes.
+
+Is the law of a set of samples invariant? Then one half of them and the other half, every molecule of it acted on by a
+random element of the group, have the same law: the same test, with one point per molecule.
 """
 
 from dataclasses import asdict, dataclass
@@ -98,26 +101,91 @@ def certify_law(
         size = both.square().sum(-1).mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
         D = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist") / size
         D = torch.where(D < ROUNDING, 0.0, D)
-        s = torch.ones(2 * draws, dtype=D.dtype, device=D.device)
-        s[draws:] = -1
-        energy = -(s @ D @ s) / draws**2  # (B,)
-        as_large = 0
-        for part in torch.arange(exchanges).split(max(1, LABELS // D[:, 0].numel())):
-            # The labels of every molecule are exchanged on their own.
-            other = s[torch.rand(len(z), len(part), 2 * draws, device=D.device).argsort(-1)]
-            chance = -((other @ D) * other).sum((0, 2)) / draws**2
-            as_large += int((chance >= energy.sum() - 1e-9).sum())
+        energy, p_value = _exchange_test(D, exchanges)
         gap = both[:, :draws].mean(1) - both[:, draws:].mean(1)
         spread = (both[:, :draws].var(1) + both[:, draws:].var(1)) / draws
     return LawCertificate(
         molecules=len(molecules),
         draws=draws,
-        p_value=(as_large + 1) / (exchanges + 1),
+        p_value=p_value,
         energy=float(energy.mean()),
         mismatch=float(gap.square().sum(-1).mean().sqrt() / size),
         mismatch_error=float(spread.sum(-1).mean().sqrt() / size),
         exchanges=exchanges,
     )
+
+
+@dataclass(frozen=True)
+class SampleLaw(Printed):
+    """What `certify_samples` measured.
+
+    Args:
+        molecules: how many.
+        p_value: of the hypothesis that their law is invariant.
+        energy: energy distance of the two halves' features, each scaled to variance one.
+        exchanges: random exchanges of labels.
+    """
+
+    molecules: int
+    p_value: float
+    energy: float
+    exchanges: int
+
+    def _rows(self):
+        text = {k: f"{getattr(self, k):.4f}" for k in ("p_value", "energy")}
+        return [(name, text.get(name, value)) for name, value in asdict(self).items()]
+
+
+@torch.no_grad()
+def certify_samples(molecules: Molecules, *, exchanges: int = 999, seed: int = 0) -> SampleLaw:
+    """Tests that the law of molecules is invariant under S_n x SO(3).
+
+    A molecule counts as a vector that feels pose and order: the six second moments of its positions, and with r the
+    place of an atom, rho = (r + 1/2) / n, the sums of x cos(pi k rho), k = 1, 2, and of Z cos(pi rho), over n.
+
+    Args:
+        molecules: samples, or data.
+        exchanges: random exchanges of labels for the p-value.
+        seed: of the halves, the group elements and the exchanges.
+
+    Raises:
+        ValueError: fewer than 20 molecules.
+    """
+    if len(molecules) < 20:
+        raise ValueError(f"{len(molecules)} molecules are too few to say anything of their law: give 20 or more")
+    with seeded(seed):
+        molecules = molecules.to("cpu").centred()[torch.randperm(len(molecules))]
+        m = len(molecules) // 2
+        space = MoleculeSpace(molecules.elements, molecules.mask.shape[1])
+        both = torch.cat([_features(molecules[:m]), _features(space.randomize(molecules[m : 2 * m]))])
+        both = (both - both.mean(0)) / both.std(0).clamp(min=1e-12)
+        energy, p_value = _exchange_test(torch.cdist(both, both)[None], exchanges)
+    return SampleLaw(2 * m, p_value, float(energy), exchanges)
+
+
+def _features(molecules: Molecules) -> Tensor:
+    """(B, 13) float64."""
+    x, n = molecules.positions.double(), molecules.sizes[:, None].double()
+    rho = (torch.arange(x.shape[1]) + 0.5) / n
+    waves = torch.stack([(torch.pi * k * rho).cos() * molecules.mask for k in (1, 2)], 1)  # (B, 2, N)
+    i, j = torch.triu_indices(3, 3)
+    numbers = (molecules.numbers * waves[:, 0]).sum(1, keepdim=True)
+    return torch.cat([(x.mT @ x)[:, i, j], (waves @ x).flatten(1), numbers], 1) / n
+
+
+def _exchange_test(D: Tensor, exchanges: int) -> tuple[Tensor, float]:
+    """Energy distances (B,) of the first half of 2 m points to the second by distances D (B, 2 m, 2 m), and p-value."""
+    m = D.shape[1] // 2
+    s = torch.ones(2 * m, dtype=D.dtype, device=D.device)
+    s[m:] = -1
+    energy = -(s @ D @ s) / m**2
+    as_large = 0
+    for part in torch.arange(exchanges).split(max(1, LABELS // D[:, 0].numel())):
+        # The labels of every set of points are exchanged on their own.
+        other = s[torch.rand(len(D), len(part), 2 * m, device=D.device).argsort(-1)]
+        chance = -((other @ D) * other).sum((0, 2)) / m**2
+        as_large += int((chance >= energy.sum() - 1e-9).sum())
+    return energy, (as_large + 1) / (exchanges + 1)
 
 
 def _draw(denoiser: Network, z: Tensor, t: Tensor, mask: Tensor | None, draws: int, batch_size: int) -> Tensor:

@@ -14,6 +14,7 @@ from canonkit.metrics.poses import (
 from canonkit.metrics.properties import coulomb_spectrum, properties
 from canonkit.metrics.stability import Stability, bond_orders, stability
 from canonkit.metrics.variance import ObjectiveVariance, objective_variance
+from canonkit.metrics.velocity import velocity_variance
 
 __all__ = [
     "Chemistry",
@@ -38,4 +39,5 @@ __all__ = [
     "sliced_wasserstein",
     "smiles_of",
     "stability",
+    "velocity_variance",
 ]
