@@ -9,6 +9,7 @@ from PIL import Image
 
 from canonkit import figures
 from canonkit.canonicalizers import Inertial, canonicalizer
+from canonkit.figures.plane import grid
 from canonkit.groups import haar_orthogonal
 from canonkit.metrics import stability
 from canonkit.processes import Diffusion, MoleculeSpace
@@ -175,3 +176,35 @@ def test_activations_mark_the_chosen_rotation(digits):
     assert red == h(x[None]).g.tolist()
     assert max(range(16), key=lambda k: bars[k].get_height()) == red[0]
     assert len(bars) == 16
+
+
+def test_clouds_draw_every_point_and_shade_the_regions_named():
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    region = grid(2.6, 21)[..., 0] > 0
+    figure = figures.clouds({"one": x, "two": [x[:3], x[3:6]]}, columns=2, regions={"two": region})
+    one, two = figure.axes
+    assert np.abs(one.collections[0].get_offsets() - x.numpy()).max() < 1e-6
+    assert len(one.collections) == 1
+    assert len(two.collections) == 4  # shade, outline, two sets
+    closed = figures.clouds({"triangle": x[:3]}, joined=True).axes[0].lines[0]
+    assert closed.get_xydata() == pytest.approx(torch.cat([x[:3], x[:1]]).numpy())
+
+
+def test_scores_point_uphill_along_grad_log_p():
+    p = torch.exp(-2 * grid(2.6, 81).square().sum(-1))  # grad log p = -4 x
+    figure = figures.densities({"p": p, "bare": p}, scores=["p"])
+    (arrows,) = (c for c in figure.axes[0].collections if hasattr(c, "U"))
+    place, arrow = np.stack([arrows.X, arrows.Y], -1), np.stack([arrows.U, arrows.V], -1)
+    length = np.linalg.norm(place, axis=-1, keepdims=True)
+    inner = ((length > 0.1) & (length < 0.8))[:, 0]
+    assert inner.sum() > 4
+    assert arrow[inner] == pytest.approx((-np.tanh(4 * length / 6) * place / length)[inner], abs=0.02)
+    assert figure.axes[1].collections[:] == []
+
+
+def test_shape_maps_share_one_scale_and_error_curves_hold_their_numbers():
+    figure = figures.shape_maps({"a": torch.rand(4, 8), "b": 3 + torch.zeros(4, 8)}, label="c moves by")
+    assert [ax.images[0].get_clim() for ax in figure.axes[:2]] == [(0, 3), (0, 3)]
+    (ax,) = figures.error_curves({"way": {10: 0.3, 100: 0.1}}, xlabel="n", ylabel="error", level=0.2).axes
+    assert ax.lines[0].get_xydata().tolist() == [[10, 0.3], [100, 0.1]]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["10", "100"]

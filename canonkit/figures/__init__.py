@@ -12,6 +12,9 @@ activations       a digit, its canonical image and the activation over the group
 vector_fields     maps of the plane to itself, as arrows
 rotation_law      how rotations are spread over their group
 periodic_boxes    particles in a periodic box, some configurations and all together
+clouds, densities points, and densities with their scores, in the plane
+shape_maps        values on a sphere of shapes: where a slice jumps
+error_curves      errors against numbers of samples
 training_curves   loss terms, validation and stability of one or several runs
 stability_steps   stability against network evaluations
 """
@@ -20,6 +23,7 @@ from canonkit.figures.base import Picture
 from canonkit.figures.images import activations, angle_histogram, class_means, image_rows
 from canonkit.figures.molecules import draw, noising, pose_density
 from canonkit.figures.periodic import periodic_boxes
+from canonkit.figures.plane import clouds, densities, error_curves, shape_maps
 from canonkit.figures.poses import pose_profile, property_map
 from canonkit.figures.symmetry import rotation_law, vector_fields
 from canonkit.figures.training import stability_steps, training_curves
@@ -29,7 +33,10 @@ __all__ = [
     "activations",
     "angle_histogram",
     "class_means",
+    "clouds",
+    "densities",
     "draw",
+    "error_curves",
     "image_rows",
     "noising",
     "periodic_boxes",
@@ -37,6 +44,7 @@ __all__ = [
     "pose_profile",
     "property_map",
     "rotation_law",
+    "shape_maps",
     "stability_steps",
     "training_curves",
     "vector_fields",
