@@ -48,6 +48,7 @@ class Settings:
         weight_decay: AdamW's.
         ema: decay of the averaged weights per step.
         warmup: steps over which the learning rates grow linearly.
+        cool_from, cool_to: steps between which they fall linearly to zero; never if `cool_to` is 0.
         clip: largest norm of the gradient; None for EDM's rule, from the norms before.
         augment: act with a random element of the symmetry group on every training sample.
         precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
@@ -64,6 +65,8 @@ class Settings:
     weight_decay: float = 1e-12
     ema: float = 0.9999
     warmup: int = 0
+    cool_from: int = 0
+    cool_to: int = 0
     clip: float | None = None
     augment: bool = False
     precision: str = "auto"
@@ -73,6 +76,13 @@ class Settings:
     sample_every: int = 1000
     samples: int = 64
     sample_steps: int = 100
+
+    def rate(self, step: int) -> float:
+        """The share of the learning rates that step number `step`, from 0, is taken with."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        if not self.cool_to:
+            return warm
+        return warm * min(1.0, max(0.0, (self.cool_to - step) / max(1, self.cool_to - self.cool_from)))
 
 
 class AdaptiveClip:
@@ -344,7 +354,7 @@ def one_step(state: State, net, x: Samples, settings: Settings, rank: int = 0, w
     (backward or Tensor.backward)(loss.total * share)
     norm = state.clip(state.parameters)
     for group in state.groups:
-        group["lr"] = group["base_lr"] * min(1.0, (state.step + 1) / max(1, settings.warmup))
+        group["lr"] = group["base_lr"] * settings.rate(state.step)
     for optimizer in state.optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

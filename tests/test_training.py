@@ -308,3 +308,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(qm9, tmp_path):
         model.network.out.bias.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="step 5"):
         small_train(qm9, tmp_path, model=model)
+
+
+def test_rates_rise_stay_and_fall():
+    rate = Settings(warmup=4, cool_from=10, cool_to=20).rate
+    assert [rate(k) for k in (0, 1, 3, 9, 10, 15, 19, 20, 25)] == [0.25, 0.5, 1, 1, 1, 0.5, 0.1, 0, 0]
+    assert Settings().rate(10**9) == 1
