@@ -48,7 +48,7 @@ class Settings:
         weight_decay: AdamW's.
         ema: decay of the averaged weights per step.
         warmup: steps over which the learning rates grow linearly.
-        cool_from, cool_to: steps between which they fall linearly to zero; never if `cool_to` is 0.
+        cool_from, cool_to: steps between which they fall linearly to zero; None for never.
         clip: largest norm of the gradient; None for EDM's rule, from the norms before.
         augment: act with a random element of the symmetry group on every training sample.
         precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
@@ -65,8 +65,8 @@ class Settings:
     weight_decay: float = 1e-12
     ema: float = 0.9999
     warmup: int = 0
-    cool_from: int = 0
-    cool_to: int = 0
+    cool_from: int | None = None
+    cool_to: int | None = None
     clip: float | None = None
     augment: bool = False
     precision: str = "auto"
@@ -80,9 +80,10 @@ class Settings:
     def rate(self, step: int) -> float:
         """The share of the learning rates that step number `step`, from 0, is taken with."""
         warm = min(1.0, (step + 1) / max(1, self.warmup))
-        if not self.cool_to:
+        if self.cool_to is None:
             return warm
-        return warm * min(1.0, max(0.0, (self.cool_to - step) / max(1, self.cool_to - self.cool_from)))
+        first = self.cool_from or 0
+        return warm * min(1.0, max(0.0, (self.cool_to - step) / max(1, self.cool_to - first)))
 
 
 class AdaptiveClip:
