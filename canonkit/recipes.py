@@ -87,7 +87,7 @@ class System:
     settings: dict = field(default_factory=dict)
     augment: bool = False
     kernel: str | None = None
-    flow: dict | None = None  # of flow matching: prior, coupling, and whether there are bonds; without it diffusion
+    flow: dict | None = None  # of flow matching: prior, coupling, bonds, self-conditioning; without it diffusion
 
 
 PLAIN = {"prior": "gaussian", "coupling": False}
@@ -112,8 +112,8 @@ SYSTEMS = {
     "Flow+prior": System("QM9", "Canon", "spectral", flow=PLAIN | {"prior": "aligned"}),
     "Flow+transport": System("QM9", "Canon", "spectral", flow=ALIGNED),
     "Flow-DiT": System("QM9", "DiT", "spectral", flow=ALIGNED),
-    "CanonFlow": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True}),
-    "CanonFlow+guess": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True, "guessing": True}),
+    "Flow+bonds": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True}),
+    "CanonFlow": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True, "guessing": True}),
     "UNet": System("RotMNIST", "UNet"),
     "canon(p8)+UNet": System("RotMNIST", "UNet", "gcnn8"),
     "canon(p16)+UNet": System("RotMNIST", "UNet", "gcnn16"),

@@ -15,7 +15,16 @@ from pathlib import Path
 from canonkit.data.qm9 import QM9
 from canonkit.data.rotmnist import RotMNIST
 from canonkit.files import replacing
-from canonkit.metrics import bootstrap, chemistry, denoising_errors, evaluate, known_smiles, pose_statistics
+from canonkit.metrics import (
+    Evaluation,
+    bootstrap,
+    chemistry,
+    denoising_errors,
+    evaluate,
+    known_smiles,
+    pose_statistics,
+    stability,
+)
 from canonkit.metrics.poses import PLANAR
 from canonkit.molecules import Molecules
 from canonkit.recipes import Run
@@ -83,6 +92,32 @@ def evaluate_run(
     return run.provenance() | scores | more
 
 
+STEPS = (5, 10, 20, 50, 100)
+
+
+def evaluate_steps(
+    run: Run, steps: Iterable[int] = STEPS, count: int = 500, *, seed: int = 0, progress: bool = False
+) -> dict:
+    """Stability by EDM's rule of `count` samples at each number of network evaluations, and the run's provenance.
+
+    Of molecular graphs also the share that is valid by the generated bonds.
+    """
+    at = {}
+    for n in steps:
+        molecules = run.sample(count, n, seed=seed, progress=progress)
+        found = stability(molecules)
+        at[str(n)] = {"atom_stable": found.atom_stable, "molecule_stable": found.molecule_stable}
+        if molecules.bonds is not None:
+            at[str(n)]["valid_by_generated_bonds"] = chemistry(molecules, generated=True).valid
+    return run.provenance() | {"molecules": count, "protocol": Evaluation.protocol, "at": at}
+
+
+def evaluate_ablation(run: Run, count: int = 1000, *, seed: int = 0, progress: bool = False) -> dict:
+    """`evaluate_steps` at 10 and 50 evaluations, and the run's validation losses as training wrote them."""
+    curve = [{k: v for k, v in e.items() if k != "seconds"} for e in run.log if e["kind"] == "valid"]
+    return evaluate_steps(run, (10, 50), count, seed=seed, progress=progress) | {"curve": curve}
+
+
 def evaluate_denoising(
     run: Run, data: RotMNIST, *, against: Run | None = None, seed: int = 0, progress: bool = False
 ) -> dict:
@@ -119,6 +154,16 @@ def measured_laptop() -> list[dict]:
 def measured_costs() -> list[dict]:
     """What those systems cost: the rows of `canonkit bench systems` that come with the kit."""
     return _shipped("costs-laptop")
+
+
+def measured_steps() -> list[dict]:
+    """`evaluate_steps` of the shipped models of molecules."""
+    return _shipped("steps-laptop")
+
+
+def measured_ablation() -> list[dict]:
+    """`evaluate_ablation` of CanonFlow and the recipes it is made of step by step, at equal molecules seen."""
+    return _shipped("ablation-laptop")
 
 
 def _shipped(name: str) -> list[dict]:
@@ -160,6 +205,29 @@ def table1(evaluations: Iterable[dict] = (), costs: Iterable[dict] = ()) -> Tabl
         machines = " / ".join(sorted({c["hardware"] for c in costs.values()}))
         notes.append(f"Times: a training step of 64 molecules, a sample; all systems in one run on {machines}.")
     return Table("Table 1: QM9", header, rows, notes)
+
+
+def ablation_table(evaluations: Iterable[dict]) -> Table:
+    """What each step towards CanonFlow does, from `evaluate_ablation`."""
+    evaluations = list(evaluations)
+    header = ["recipe", "loss", "of positions", "of kinds", "of bonds"]
+    header += ["atom % at 10", "mol % at 10", "atom % at 50", "mol % at 50"]
+    rows = []
+    for e in evaluations:
+        last = e["curve"][-1]
+        losses = [last["loss"], last["positions"], last.get("kinds", last.get("types")), last.get("bonds")]
+        shares = [e["at"][n][k] for n in ("10", "50") for k in ("atom_stable", "molecule_stable")]
+        row = [e["recipe"], *("–" if v is None else f"{v:.4f}" for v in losses)]
+        rows.append([*row, *(f"{100 * v:.1f}" for v in shares)])
+    machines = " / ".join(sorted({e["hardware"] for e in evaluations}))
+    seen = " / ".join(sorted({f"{e['seen']:,}" for e in evaluations}))
+    notes = [
+        f"{seen} molecules seen by each, seed {evaluations[0]['seed']}, one network; {machines}. Validation losses: "
+        "under a coupling noise depends on the molecules it is dealt out among, here 256 sorted by length.",
+        f"Stability of {evaluations[0]['molecules']:,} samples at 10 and 50 network evaluations, Euler; "
+        f"{evaluations[0]['protocol']}.",
+    ]
+    return Table("What each step does", header, rows, notes)
 
 
 def table2(evaluations: Iterable[dict] | None = None) -> Table:

@@ -17,6 +17,7 @@ shape_maps        values on a sphere of shapes: where a slice jumps
 error_curves      errors against numbers of samples
 training_curves   loss terms, validation and stability of one or several runs
 stability_steps   stability against network evaluations
+velocity_curves   what a flow's velocity leaves open against time
 """
 
 from canonkit.figures.base import Picture
@@ -26,7 +27,7 @@ from canonkit.figures.periodic import periodic_boxes
 from canonkit.figures.plane import clouds, densities, error_curves, shape_maps
 from canonkit.figures.poses import pose_profile, property_map
 from canonkit.figures.symmetry import rotation_law, vector_fields
-from canonkit.figures.training import stability_steps, training_curves
+from canonkit.figures.training import stability_steps, training_curves, velocity_curves
 
 __all__ = [
     "Picture",
@@ -48,4 +49,5 @@ __all__ = [
     "stability_steps",
     "training_curves",
     "vector_fields",
+    "velocity_curves",
 ]

@@ -47,6 +47,7 @@ def draw(
     mark_unstable: bool = False,
     axes: bool = False,
     overlay: bool = False,
+    numbers: bool = False,
     size: float = 1.7,
 ) -> Figure:
     """Ball-and-stick drawings, x to the right, y up, z towards the reader: nearer atoms larger, farther ones in a mist.
@@ -61,6 +62,7 @@ def draw(
         mark_unstable: ring atoms in red whose valence is wrong by EDM's rule (H, C, N, O, F only).
         axes: draw the axes of the frame, x red, y green, z blue (a dot: it points to the reader).
         overlay: all molecules in one frame, see-through, instead of a grid.
+        numbers: write each atom's place in its molecule on it, from 1.
         size: of one drawing, in inches.
 
     Raises:
@@ -90,6 +92,9 @@ def draw(
         symbols = [molecules.elements[k] for k in molecules.types[b, :n].tolist()]
         x = molecules.positions[b, :n].numpy()
         shapes += _shapes(x, symbols, orders[b, :n, :n], unstable[b, :n], place, reach)
+        for k in range(n if numbers else 0):
+            ink = "black" if symbols[k] == "H" else "white"
+            ax.text(*(place + x[k, :2]), k + 1, fontsize=5, ha="center", va="center_baseline", zorder=3, color=ink)
         if axes and (b == 0 or not overlay):
             _draw_axes(ax, place, reach, points)
         if line:

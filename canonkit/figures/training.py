@@ -1,10 +1,11 @@
-"""How training and sampling went."""
+"""How training and sampling went, and what was left to predict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from canonkit.figures.base import blank
 
@@ -41,6 +42,19 @@ def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
             ax.set(xticks=(), yticks=())
     if any(logs.values()):
         left.legend(fontsize=8)
+    return figure
+
+
+def velocity_curves(variances: Mapping[str, Tensor], times: Sequence[float]) -> Figure:
+    """What a flow's velocity leaves open (`canonkit.metrics.velocity_variance`) against time, by name."""
+    figure = blank(6.4, 3.0)
+    ax = figure.subplots()
+    for name, variance in variances.items():
+        ax.plot(times, variance.cpu(), marker="o", markersize=3, label=name)
+    ax.set(xlabel="t: 0 noise, 1 data", ylabel="Å² per coordinate", xlim=(0, 1))
+    ax.set_ylim(0, None)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
 
 
