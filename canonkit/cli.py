@@ -39,6 +39,7 @@ def data(
         Path | None, typer.Option(help="Your own instead: gdb9.sdf, PyG's data_v3.pt; a folder with MNIST or RotMNIST.")
     ] = None,
     file: Annotated[Path | None, typer.Option(help="QM9 as one .npz file too, for `python -m canonkit.hour`.")] = None,
+    bonds: Annotated[bool, typer.Option("--bonds", help="QM9 with bonds and charges, perceived once.")] = False,
     as_json: Json = False,
 ) -> None:
     """Prepares a data set and says what is in it."""
@@ -52,7 +53,11 @@ def data(
         _print(about | {"source": rotmnist.source, "sha256": rotmnist.sha256}, rotmnist, as_json)
         return
 
-    qm9 = load_qm9(path)
+    qm9 = load_qm9(path, progress=not as_json)
+    if bonds:
+        from canonkit.data.bonds import with_bonds
+
+        qm9 = with_bonds(qm9, progress=not as_json)
     if file is not None:
         from canonkit.hour import save_data
 
@@ -60,10 +65,13 @@ def data(
     split = {part: len(rows) for part, rows in qm9.split.items()}
     atoms = int(qm9.molecules.mask.sum())
     result = {"molecules": len(qm9.molecules), "atoms": atoms, "split": split, "sha256": qm9.sha256}
+    if bonds:
+        result["disagree"] = float((~qm9.known).double().mean())
     parts = " / ".join(f"{part} {count:,}" for part, count in split.items())
-    _print(
-        result, f"QM9: {len(qm9.molecules):,} molecules, {atoms:,} atoms; {parts}; sha256 {qm9.sha256[:12]}", as_json
-    )
+    text = f"QM9: {len(qm9.molecules):,} molecules, {atoms:,} atoms; {parts}; sha256 {qm9.sha256[:12]}"
+    if bonds:
+        text += f"; bonds of {result['disagree']:.2%} disagree with the data set's SMILES, left out"
+    _print(result, text, as_json)
 
 
 @app.command()

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from canonkit.data.bonds import padded_graphs, ragged_graphs
 from canonkit.files import replacing
 from canonkit.model import OrbitModel
 from canonkit.molecules import Molecules
@@ -44,12 +45,17 @@ LOG_EVERY = 100
 
 
 def save_data(qm9, path: str | Path) -> Path:
-    """Writes QM9's training and 1,024 validation molecules as one .npz file that needs numpy alone."""
+    """Writes QM9's training and 1,024 validation molecules as one .npz file that needs numpy alone.
+
+    With bonds and charges where the molecules have them (`canonkit.data.bonds.with_bonds`).
+    """
     path = Path(path)
     arrays = {"sha256": np.array(qm9.sha256)}
     for name, part in (("train", qm9.part("train")), ("valid", qm9.part("valid")[:1024])):
         arrays |= {f"{name}_positions": part.positions[part.mask].numpy(), f"{name}_sizes": part.sizes.byte().numpy()}
         arrays |= {f"{name}_numbers": part.numbers[part.mask].byte().numpy()}
+        if part.bonds is not None:
+            arrays |= {f"{name}_graphs_{k}": v.numpy() for k, v in ragged_graphs(part).items()}
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
     return path
@@ -68,7 +74,9 @@ def read_data(path: str | Path) -> tuple[Molecules, Molecules, str]:
         positions = np.zeros((*mask.shape, 3), np.float32)
         numbers = np.zeros(mask.shape, np.int64)
         positions[mask], numbers[mask] = arrays[f"{name}_positions"], arrays[f"{name}_numbers"]
-        return Molecules.from_arrays(positions, numbers)
+        made, prefix = Molecules.from_arrays(positions, numbers), f"{name}_graphs_"
+        ragged = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+        return padded_graphs(made, ragged) if ragged else made
 
     return molecules("train"), molecules("valid"), str(arrays["sha256"])
 
@@ -156,7 +164,10 @@ class Stepper:
         """Everything from picking molecules to averaging weights, without asking the device for a value."""
         first, last = self.lengths[length]
         rows = torch.randint(first, last, (self.batch_size,), device=self.device)
-        x = self.data.with_(**{k: v[rows, :length] for k, v in self.data._tensors().items()})
+        cut = {k: v[rows, :length] for k, v in self.data._tensors().items()}
+        if "bonds" in cut:
+            cut["bonds"] = cut["bonds"][..., :length]
+        x = self.data.with_(**cut)
         if self.augment:
             x = self.model.process.space.randomize(x)
         loss = self.model(x, canonical=not (self.learned or self.augment)).total

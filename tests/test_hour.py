@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from canonkit import hour
+from canonkit.data.bonds import perceive_bonds
 from canonkit.hour import LENGTHS, Stepper, read_data, save_data, train_for
 from canonkit.recipes import load_run, recipe
 from canonkit.training import AdaptiveClip
@@ -140,6 +141,17 @@ def test_minutes_give_weights_a_log_and_a_run_that_resumes(small, file, tmp_path
     for a, b in zip(carried.model.parameters(), load_run(tmp_path).model.parameters(), strict=True):
         assert a.equal(b)
     assert carried.step == second["step"]
+
+
+def test_molecular_graphs_go_along_with_their_bonds(small, tmp_path):
+    parts = {k: perceive_bonds(small.part(k)[:40])[0] for k in ("train", "valid")}
+    file = save_data(SimpleNamespace(part=parts.get, sha256="graphs"), tmp_path / "qm9.npz")
+    got, expected = read_data(file)[0], parts["train"].trim()
+    assert got.bonds.equal(expected.bonds)
+    assert got.charges.equal(expected.charges)
+    result = train(file, tmp_path / "run", name="CanonFlow", minutes=0.02)
+    assert 0 < result["validation_loss"] < 10
+    assert load_run(tmp_path / "run").sample(2, 3, seed=0).bonds is not None
 
 
 def test_torch_and_numpy_are_enough(file, tmp_path):

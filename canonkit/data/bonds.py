@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from canonkit.data.qm9 import LONGEST, QM9, REINSTALL, qm9pack_files
+from canonkit.data.qm9 import QM9, REINSTALL, qm9pack_files
 from canonkit.data.stored import content_hash, load_stored, store
 from canonkit.files import cache_folder
 from canonkit.formats import to_rdkit
@@ -68,19 +68,12 @@ def with_bonds(qm9: QM9, *, progress: bool = True) -> QM9:
         known = torch.tensor(
             [s is not None and s == stated[k] for s, k in zip(smiles, qm9.index.tolist(), strict=True)]
         )
-        b, i, j = perceived.bonds.triu(1).nonzero().T
-        stored = {
-            "ends": torch.stack([i, j]).to(torch.uint8),
-            "orders": perceived.bonds[b, i, j].to(torch.uint8),
-            "counts": torch.bincount(b, minlength=len(known)).to(torch.uint8),
-            "charges": perceived.charges[perceived.mask],
-            "known": known,
-        }
+        stored = ragged_graphs(perceived) | {"known": known}
         found = stored, store(cache, stored)
     stored, about = found
     return replace(
         qm9,
-        molecules=_graphs(qm9.molecules, stored),
+        molecules=padded_graphs(qm9.molecules, stored),
         sha256=content_hash({"bonds": _bytes(about["sha256"]), "positions": _bytes(qm9.sha256)}),
         known=stored["known"],
     )
@@ -90,13 +83,26 @@ def _bytes(digest: str) -> Tensor:
     return torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8)
 
 
-def _graphs(molecules: Molecules, stored: dict[str, Tensor]) -> Molecules:
-    b = torch.arange(len(molecules)).repeat_interleave(stored["counts"].long())
-    i, j = stored["ends"].long()
-    bonds = torch.zeros(len(molecules), LONGEST, LONGEST, dtype=torch.int8)
-    bonds[b, i, j] = bonds[b, j, i] = stored["orders"].to(torch.int8)
+def ragged_graphs(molecules: Molecules) -> dict[str, Tensor]:
+    """Bonds and charges without padding: ends (2, E), orders (E,), counts (M,) of bonds, charges (A,)."""
+    b, i, j = molecules.bonds.triu(1).nonzero().T
+    return {
+        "ends": torch.stack([i, j]).to(torch.uint8),
+        "orders": molecules.bonds[b, i, j].to(torch.uint8),
+        "counts": torch.bincount(b, minlength=len(molecules)).to(torch.uint8),
+        "charges": molecules.charges[molecules.mask].to(torch.int8),
+    }
+
+
+def padded_graphs(molecules: Molecules, ragged: dict[str, Tensor]) -> Molecules:
+    """The molecules with the bonds and charges that `ragged_graphs` gave."""
+    b = torch.arange(len(molecules)).repeat_interleave(ragged["counts"].long())
+    i, j = ragged["ends"].long()
+    N = molecules.mask.shape[1]
+    bonds = torch.zeros(len(molecules), N, N, dtype=torch.int8)
+    bonds[b, i, j] = bonds[b, j, i] = ragged["orders"].to(torch.int8)
     charges = torch.zeros(molecules.mask.shape, dtype=torch.int8)
-    charges[molecules.mask] = stored["charges"]
+    charges[molecules.mask] = ragged["charges"]
     return molecules.with_(bonds=bonds, charges=charges)
 
 
