@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from canonkit.canonicalizers import Inertial, canonicalizer, certify
+from canonkit.canonicalizers import Canonicalizer, Inertial, canonicalizer, certify
 from canonkit.groups import act, gram_schmidt, haar_rotations, inverse
 from canonkit.molecules import Molecules
 
@@ -425,3 +425,19 @@ def test_certificate_leaves_the_canonicalizer_as_it_was_on_failure():
     assert c.weights.weight.dtype == torch.float32
     with pytest.raises(ValueError, match="no data given"):
         certify(c, molecule(*PLANAR)[:0])
+
+
+class FirstThree(Canonicalizer):
+    """Equivariant, but the frame is that of the first atoms in the file."""
+
+    def pose(self, centred):
+        a, b = centred.positions[:, 0], centred.positions[:, 1]
+        return gram_schmidt(a, b), torch.zeros(len(centred), dtype=torch.bool)
+
+
+def test_a_pose_that_feels_the_order_of_atoms_is_found_out(sample):
+    bad, good = (certify(h, sample[:100]) for h in (FirstThree(), canonicalizer("inertial")))
+    assert bad.max_error < 1e-6
+    assert bad.order_error > 1
+    assert good.order_error < 1e-9
+    assert certify(canonicalizer("spectral"), sample[:20]).order_error is None

@@ -2,6 +2,7 @@ r"""Is it really a canonicalizer? A certificate in numbers.
 
 For random g = (rotation, translation):   error = max_i |c(g x)_i - c(x)_i|      (zero if h is equivariant)
                                           and permutations, where h orders atoms
+order pi of the atoms:                    pi^-1 c(pi x) = c(x), where h leaves the order alone: the pose feels none
 once more:                                c(c(x)) = c(x)
 mirror image m x:                         handed if c(m x) != c(x) for every molecule that is not planar
 noise e of 0.01 Å:                        a jump if h(x + e) and h(x) differ by more than 30 degrees
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.canonicalizers.image import ImageCanonicalizer
 from canonkit.canonicalizers.law import LawCertificate, certify_law
-from canonkit.groups import cosine_between, disk, haar_rotations, rotate
+from canonkit.groups import cosine_between, disk, haar_rotations, random_permutations, rotate
 from canonkit.molecules import Molecules
 from canonkit.tables import Printed
 
@@ -42,6 +43,7 @@ class Certificate(Printed):
         jump_share: share of molecules, not flagged, whose pose jumps under 0.01 Å noise.
         max_error_ambiguous: largest error over flagged molecules, in Å.
         idempotence_error: largest |c(c(x)) - c(x)| in Å over molecules that are not flagged.
+        order_error: largest |pi^-1 c(pi x) - c(x)| in Å over molecules that are not flagged; None where h orders atoms.
         reordered_share: share of molecules, not flagged, whose atoms change order under that noise; None where h leaves
             the order alone.
         dtype: floating-point type of the test.
@@ -55,6 +57,7 @@ class Certificate(Printed):
     jump_share: float
     max_error_ambiguous: float
     idempotence_error: float
+    order_error: float | None
     reordered_share: float | None
     dtype: str
     draws: int
@@ -69,10 +72,10 @@ class Certificate(Printed):
             "jump_share": f"{self.jump_share:.2%}",
         }
         if self.reordered_share is None:
-            d.pop("reordered_share")
+            text["order_error"] = f"{self.order_error:.2e} Å"
         else:
             text["reordered_share"] = f"{self.reordered_share:.2%}"
-        return [(name, text.get(name, value)) for name, value in d.items()]
+        return [(name, text.get(name, value)) for name, value in d.items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,8 @@ def _certify_images(h: ImageCanonicalizer, images: Tensor, draws, dtype, seed, b
 @torch.no_grad()
 def _certify_molecules(h: Canonicalizer, molecules: Molecules, draws, dtype, seed, batch_size) -> Certificate:
     generator = torch.Generator().manual_seed(seed)
-    errors, again, flags, handed, jumps, reordered = [], [], [], [], [], []
+    shuffler = torch.Generator().manual_seed(seed + 1)
+    errors, again, flags, handed, jumps, reordered, felt = [], [], [], [], [], [], []
     order = torch.argsort(molecules.sizes)
     for rows in order.split(batch_size):
         x = molecules[rows].trim().to(dtype)
@@ -241,8 +245,7 @@ def _certify_molecules(h: Canonicalizer, molecules: Molecules, draws, dtype, see
             shift = 5 * torch.randn(len(x), 3, generator=generator, dtype=dtype)
             y = x.act(g).translate(shift)
             if c.order is not None:
-                key = torch.rand(x.mask.shape, generator=generator) + ~x.mask  # padding stays last
-                y = y.permute(key.argsort(1))
+                y = y.permute(random_permutations(x.mask, generator=generator))
             error = torch.maximum(error, away(h(y).x))
         mirrored = x.with_(positions=x.positions * x.positions.new_tensor([1, 1, -1]))
         thickness = torch.linalg.svdvals(x.centred().positions)[:, -1] if x.mask.shape[1] >= 3 else error * 0
@@ -257,6 +260,9 @@ def _certify_molecules(h: Canonicalizer, molecules: Molecules, draws, dtype, see
         jumps.append(_jumped(noisy.g, c.g))
         if c.order is not None:
             reordered.append(((noisy.order != c.order) & x.mask).any(1))
+        else:
+            pi = random_permutations(x.mask, generator=shuffler)
+            felt.append(away(h(x.permute(pi)).x.permute(pi.argsort(1))))
     error, flagged = torch.cat(errors), torch.cat(flags)
     clear = ~flagged
 
@@ -274,6 +280,7 @@ def _certify_molecules(h: Canonicalizer, molecules: Molecules, draws, dtype, see
         jump_share=share(jumps),
         max_error_ambiguous=largest(error, flagged),
         idempotence_error=largest(torch.cat(again), clear),
+        order_error=largest(torch.cat(felt), clear) if felt else None,
         reordered_share=share(reordered) if reordered else None,
         dtype=str(dtype).removeprefix("torch."),
         draws=draws,

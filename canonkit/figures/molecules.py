@@ -16,6 +16,7 @@ from canonkit.metrics.stability import VALENCE, bond_orders, stability
 from canonkit.molecules import Molecules
 
 COLOURS = {"H": "#e6e6e6", "C": "#4d4d4d", "N": "#3b6fd4", "O": "#d9412f", "F": "#57b847"}
+COLOURS |= {"S": "#d8b400", "P": "#e08a1e", "Cl": "#2e9e83", "Br": "#8c3b2a"}
 RADII = {"H": 0.25, "C": 0.38, "N": 0.37, "O": 0.36, "F": 0.34}  # drawn, in Å: not atomic radii
 OTHER, OTHER_RADIUS = "#b05fc4", 0.4
 AXES = {"x": "#c0392b", "y": "#27894a", "z": "#2c5fa8"}
