@@ -17,6 +17,7 @@ import canonkit
 from canonkit.canonicalizers import canonicalizer
 from canonkit.data.batches import lengths
 from canonkit.data.bonds import with_bonds
+from canonkit.data.canonical import cached_canonical
 from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.data.rotmnist import SIDE, RotMNIST, load_rotmnist
 from canonkit.model import OrbitModel
@@ -299,10 +300,13 @@ def train_recipe(
     counts = torch.bincount(lengths(part), minlength=LONGEST + 1 if chosen.data == "QM9" else 0)
     describe = chosen.card(data.sha256, len(part), counts)
     model = chosen.build(counts)
+    canonical = chosen.flow is not None and not chosen.settings.augment and chosen.canonicalizer != "identity"
+    if canonical:  # flows' canonicalizers learn nothing
+        part = cached_canonical(model, chosen.canonicalizer, part)
     if init is not None:
         describe["init"] = _start_from(init, model)
     elif not (resume and read_counters(out)["step"]):  # a checkpoint holds it
-        fit_prior(model, part)
+        fit_prior(model, part, canonical)
     train(
         model,
         part,
@@ -312,6 +316,7 @@ def train_recipe(
         minutes=minutes,
         steps=steps,
         resume=resume,
+        canonical=canonical,
         describe=describe,
         device=device,
         monitor=monitor,
@@ -321,11 +326,12 @@ def train_recipe(
     return load_run(out)
 
 
-def fit_prior(model: OrbitModel, data: Molecules) -> None:
-    """Fits a flow's prior to canonical molecules; nothing where there is none."""
+def fit_prior(model: OrbitModel, data: Molecules, canonical: bool = False) -> None:
+    """Fits a flow's prior to the canonical forms of molecules, which they may stand in; nothing where there is none."""
     if isinstance(model.process, FlowMatching):
         some = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:FITTED]
-        model.process.prior.fit(model.canonical(data[some.to(data.device)]))
+        x = data[some.to(data.device)]
+        model.process.prior.fit(x if canonical else model.canonical(x))
 
 
 def _start_from(source: str, model: OrbitModel) -> dict:

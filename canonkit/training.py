@@ -339,16 +339,28 @@ def read_log(folder: str | Path) -> list[dict]:
 # -- one step and its measures ----------------------------------------------------------------------------------------
 
 
-def one_step(state: State, net, x: Samples, settings: Settings, rank: int = 0, world: int = 1, backward=None) -> dict:
-    """One optimiser step on a global batch; returns the loss terms and gradient norm as tensors."""
+def one_step(
+    state: State,
+    net,
+    x: Samples,
+    settings: Settings,
+    rank: int = 0,
+    world: int = 1,
+    backward=None,
+    canonical: bool = False,
+) -> dict:
+    """One optimiser step on a global batch; returns the loss terms and gradient norm as tensors.
+
+    `canonical` says that the batch stands in its canonical form already.
+    """
     generator = torch.Generator().manual_seed(settings.seed * 1_000_000_007 + state.step)
     if settings.augment:
         x = state.model.process.space.randomize(x, generator)
     rows = slice(rank, None, world)
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         torch.manual_seed(generator.initial_seed())  # dropout knows no generator
-        if canonical := not state.model.learned:  # first: a flow deals its noise out among canonical molecules
-            x = state.model.canonicalizer(x).x
+        if not canonical and not state.model.learned:  # first: a flow deals its noise out among canonical molecules
+            x, canonical = state.model.canonicalizer(x).x, True
         draw = state.model.process.draw(x, generator)
         loss = net(x[rows], draw[rows], canonical)
     share = len(draw.t[rows]) * world / len(x)  # so that the mean over processes is the mean over the batch
@@ -405,7 +417,9 @@ class Cost:
     peak_memory_gb: float
 
 
-def measure_cost(state: State, data: Samples, batches: LengthBatches, settings: Settings, steps: int = 6) -> Cost:
+def measure_cost(
+    state: State, data: Samples, batches: LengthBatches, settings: Settings, steps: int = 6, canonical: bool = False
+) -> Cost:
     """Times training steps of typical batches without touching the run's state."""
     probe = State(copy.deepcopy(state.model), settings)
     device = state.model.size_counts.device
@@ -414,7 +428,7 @@ def measure_cost(state: State, data: Samples, batches: LengthBatches, settings: 
     for rows in picks:
         x = take(data, rows, device)
         start = time.perf_counter()
-        float(one_step(probe, probe.model, x, settings)["loss"])  # waits for the device
+        float(one_step(probe, probe.model, x, settings, canonical=canonical)["loss"])  # waits for the device
         times.append(time.perf_counter() - start)
     seconds = sum(times[2:] or times) / len(times[2:] or times)
     return Cost(1 / seconds, batches.batch_size / seconds, peak_memory(device) / 1e9)
@@ -482,6 +496,7 @@ def train(
     minutes: float | None = None,
     steps: int | None = None,
     resume: bool = False,
+    canonical: bool = False,
     describe: dict | None = None,
     device: str | torch.device | None = None,
     monitor: Callable[[list[dict]], None] | None = None,
@@ -497,6 +512,7 @@ def train(
         out: the run's folder.
         minutes, steps: the budget; at least one.
         resume: continue the run in `out`; without it a folder that holds one is refused.
+        canonical: `data` stands in canonical form already.
         describe: what run.json should say of the model and the data, compared at resumption.
         device: by default the best there is.
         monitor: called with all log entries after each new one, for live curves.
@@ -541,7 +557,8 @@ def train(
         if accelerator is not None:
             net = accelerator.prepare_model(model)
         elif progress:
-            _announce(measure_cost(state, data, batches, settings), state, minutes, steps, len(batches), device, fast)
+            cost = measure_cost(state, data, batches, settings, canonical=canonical)
+            _announce(cost, state, minutes, steps, len(batches), device, fast)
 
         if main:
             with replacing(out / "log.jsonl") as temporary:
@@ -583,7 +600,8 @@ def train(
                 if stopping:
                     break
                 x = take(data, rows, device)
-                values = one_step(state, net, x, settings, rank, world, accelerator and accelerator.backward)
+                backward = accelerator and accelerator.backward
+                values = one_step(state, net, x, settings, rank, world, backward, canonical)
                 sums = {k: sums.get(k, 0) + v for k, v in values.items()}
                 now = time.monotonic()
                 state.seconds, clock = state.seconds + now - clock, now

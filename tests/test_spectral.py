@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from conftest import COUNTS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from canonkit.canonicalizers import Inertial, Ordered, SpectralKey, canonicalizer, certify
 from canonkit.canonicalizers.order import EQUAL, sort_atoms
 from canonkit.canonicalizers.spectral import ELEMENT_TERM, GAP, REACH, spectrum
+from canonkit.data import canonical
 from canonkit.groups import haar_rotations
 from canonkit.molecules import Molecules
+from canonkit.recipes import recipe
 
 # Five different atoms: a carbon with H, N, O and F at the corners of a distorted tetrahedron, and its mirror image.
 CHIRAL = [[0, 0, 0], [0.6, 0.6, 0.7], [-0.8, -0.8, 0.9], [-0.8, 0.9, -0.7], [0.8, -0.7, -0.8]], [6, 1, 7, 8, 9]
@@ -152,3 +155,31 @@ def test_an_order_may_follow_any_pose(sample):
     assert c.g.equal(Inertial()(x).g)
     turned = x.act(haar_rotations(len(x), dtype=torch.float64))
     assert (Ordered(Inertial(), SpectralKey())(turned).x.positions - c.x.positions)[~c.ambiguous].abs().max() < 1e-8
+
+
+def test_canonical_data_are_cached_by_molecules_and_code(sample, tmp_path, monkeypatch):
+
+    monkeypatch.setenv("CANONKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(canonical, "SMALL", 100)
+    model = recipe("Flow+order").build(COUNTS)
+    x = sample[:300].with_(charges=torch.where(sample[:300].mask, sample[:300].types, 0))
+    expected = model.canonical(x)
+    for attempt in range(2):
+        found = canonical.cached_canonical(model, "spectral", x)
+        assert (found.positions - expected.positions).abs().max() < 1e-3
+        assert found.types.equal(expected.types)
+        assert found.charges.equal(expected.charges)  # whatever belongs to an atom goes with it
+        assert found.mask.equal(expected.mask)
+        if attempt == 0:  # not computed again
+            monkeypatch.setattr(canonical, "_compute", lambda *a: pytest.fail("the cache was not used"))
+    (file,) = tmp_path.glob("canonical-spectral-*.safetensors")
+    stale = file.with_name(file.name[: -len("00000000.safetensors")] + "00000000.safetensors")
+    file.rename(stale)
+    monkeypatch.undo()
+    monkeypatch.setenv("CANONKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(canonical, "SMALL", 100)
+    canonical.cached_canonical(model, "spectral", x)
+    assert file.exists()
+    assert not stale.exists()
+    with pytest.raises(ValueError, match="'frame' has weights"):
+        canonical.cached_canonical(recipe("canon+GDM").build(COUNTS), "frame", x)

@@ -151,8 +151,8 @@ def test_the_learned_canonicalizer_moves_at_its_own_rate_and_the_frozen_one_not_
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(qm9):
-    model = recipes.recipe("CanonFlow").build(torch.bincount(qm9.part("train").sizes, minlength=30))
-    state = State(model, recipes.recipe("CanonFlow", muon_lr=2e-3).settings)
+    model = recipes.recipe("Flow+transport").build(torch.bincount(qm9.part("train").sizes, minlength=30))
+    state = State(model, recipes.recipe("Flow+transport", muon_lr=2e-3).settings)
     assert list(state.optimizers) == ["optimizer", "muon"]
     adamw, muon = (
         {id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in state.optimizers.values()
@@ -166,11 +166,11 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(qm9):
 
 def test_a_run_with_muon_that_was_resumed_has_the_weights_of_one_that_was_not(qm9, tmp_path):
     data, valid = qm9.part("train")[:200], qm9.part("valid")[:8]
-    settings = recipes.recipe("CanonFlow", validate_every=0, sample_every=0, batch_size=8, warmup=2).settings
+    settings = recipes.recipe("Flow+transport", validate_every=0, sample_every=0, batch_size=8, warmup=2).settings
     assert settings.muon_lr
     for folder, parts in (("whole", [6]), ("parts", [2, 3, 6])):
         for k, steps in enumerate(parts):
-            model = recipes.recipe("CanonFlow").build(torch.bincount(data.sizes, minlength=30))
+            model = recipes.recipe("Flow+transport").build(torch.bincount(data.sizes, minlength=30))
             train(model, data, valid, settings, tmp_path / folder, steps=steps, resume=k > 0, progress=False)
     assert same(tmp_path / "parts", tmp_path / "whole")
 
