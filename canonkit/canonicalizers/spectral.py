@@ -93,5 +93,6 @@ class SpectralPose(Canonicalizer):
         scale = (found.u.abs().mT @ torch.linalg.vector_norm(x, dim=-1, keepdim=True)).amin((1, 2))
         g, replaced = rotation_from(v[:, 0], v[:, 1], scale, centred)
         ambiguous = found.unclear.any(1) | replaced
-        instead, _ = Inertial().pose(centred)
-        return torch.where(ambiguous[:, None, None], instead, g), ambiguous
+        if ambiguous.any():
+            g[ambiguous] = Inertial().pose(centred[ambiguous])[0]
+        return g, ambiguous
