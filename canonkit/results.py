@@ -224,7 +224,7 @@ def ablation_table(evaluations: Iterable[dict]) -> Table:
     notes = [
         f"{seen} molecules seen by each, seed {evaluations[0]['seed']}, one network; {machines}. Validation losses: "
         "under a coupling noise depends on the molecules it is dealt out among, here 256 sorted by length.",
-        f"Stability of {evaluations[0]['molecules']:,} samples at 10 and 50 network evaluations, Euler; "
+        f"Stability of {evaluations[0]['molecules']:,} samples at 10 and 50 network evaluations; "
         f"{evaluations[0]['protocol']}.",
     ]
     return Table("What each step does", header, rows, notes)

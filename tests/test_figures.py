@@ -13,7 +13,19 @@ from canonkit.figures.plane import grid
 from canonkit.groups import haar_orthogonal
 from canonkit.metrics import stability
 from canonkit.processes import Diffusion, MoleculeSpace
-from canonkit.results import PUBLISHED, measured_costs, measured_laptop, table1
+from canonkit.recipes import SYSTEMS, train_recipe
+from canonkit.releases import cards
+from canonkit.results import (
+    PUBLISHED,
+    STEPS,
+    ablation_table,
+    evaluate_ablation,
+    measured_ablation,
+    measured_costs,
+    measured_laptop,
+    measured_steps,
+    table1,
+)
 from canonkit.widgets.monitor import Monitor
 
 
@@ -208,3 +220,40 @@ def test_shape_maps_share_one_scale_and_error_curves_hold_their_numbers():
     (ax,) = figures.error_curves({"way": {10: 0.3, 100: 0.1}}, xlabel="n", ylabel="error", level=0.2).axes
     assert ax.lines[0].get_xydata().tolist() == [[10, 0.3], [100, 0.1]]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["10", "100"]
+
+
+def test_velocity_curves_hold_their_numbers():
+    figure = figures.velocity_curves({"a": torch.tensor([2.0, 1.0]), "b": torch.tensor([1.0, 0.5])}, (0.0, 0.5))
+    (ax,) = figure.axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[2, 1], [1, 0.5]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_numbers_on_atoms_are_their_places(sample):
+    figure = figures.draw(sample[:2].trim(), numbers=True)
+    shown = [text.get_text() for text in figure.axes[0].texts]
+    assert shown == [str(k + 1) for n in sample[:2].sizes.tolist() for k in range(n)]
+
+
+def test_a_flow_is_evaluated_at_several_numbers_of_steps_and_its_ablation_becomes_a_table(tmp_path, qm9):
+    settings = {"batch_size": 8, "validate_every": 2, "sample_every": 0, "log_every": 2}
+    run = train_recipe("Flow+order", tmp_path, steps=2, data=qm9, progress=False, **settings)
+    found = evaluate_ablation(run, 5)
+    assert found["at"].keys() == {"10", "50"}
+    assert found["at"]["10"].keys() == {"atom_stable", "molecule_stable"}
+    assert found["seen"] == 16
+    (row,) = ablation_table([found]).rows
+    assert row[0] == "Flow+order"
+    assert row[1] == f"{found['curve'][-1]['loss']:.4f}"
+    assert row[4] == "–"  # no bonds
+    assert "16 molecules seen" in ablation_table([found]).notes[0]
+
+
+def test_shipped_ablation_and_steps_are_of_known_recipes_and_equal_budgets():
+    ablation = measured_ablation()
+    assert {e["recipe"] for e in ablation} <= SYSTEMS.keys()
+    assert len({e["seen"] for e in ablation}) == 1
+    assert len({e["seed"] for e in ablation}) == 1
+    steps = measured_steps()
+    assert {e["recipe"] for e in steps} <= cards().keys()
+    assert all(e["at"].keys() == {str(n) for n in STEPS} for e in steps)

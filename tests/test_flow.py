@@ -103,13 +103,31 @@ def test_a_linear_field_is_followed_to_the_order_of_the_method():
             seen = []
             steps = 2 * n - 1 if heun else n
             sizes = torch.tensor([4, 4])
-            process.sample(network, sizes, steps, generator, heun, on_step=lambda k, x, seen=seen: seen.append(x))
+            process.sample(
+                network, sizes, steps, generator, heun, power=1.0, on_step=lambda k, x, seen=seen: seen.append(x)
+            )
             start = process._start(*process.space.blank(sizes), torch.Generator().manual_seed(0))
             # The last step goes to x_1^ in both: compare the step before.
             t = (n - 1) / n
             errors[heun, n] = float((seen[-2] - start * np.exp(0.7 * t)).norm() / start.norm())
     assert errors[False, 20] / errors[False, 40] == pytest.approx(2, rel=0.15)
     assert errors[True, 20] / errors[True, 40] == pytest.approx(4, rel=0.15)
+
+
+def test_times_are_denser_near_the_data_and_cold_kinds_are_the_likeliest():
+    process, seen = FlowMatching(SPACE, Gaussian()), []
+
+    def network(z, t, mask):
+        seen.append(float(t[0]))
+        out = torch.zeros_like(z)
+        out[..., 3:8] = torch.tensor([0.1, 0.3, 0.2, 0.0, 0.0])
+        return out
+
+    made = process.sample(network, torch.tensor([20] * 20), 4, power=2.0, temperature=1e-3)
+    assert seen == pytest.approx([0, 7 / 16, 3 / 4, 15 / 16])
+    assert (made.types == 1).all()
+    warm = process.sample(network, torch.tensor([20] * 20), 4, torch.Generator().manual_seed(0))
+    assert warm.types.unique().tolist() == [0, 1, 2, 3, 4]
 
 
 def test_samples_repeat_with_a_seed_and_bad_steps_are_refused():

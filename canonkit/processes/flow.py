@@ -219,6 +219,8 @@ class FlowMatching(nn.Module):
         steps: int | None = None,
         generator: torch.Generator | None = None,
         heun: bool = False,
+        power: float = 1.5,
+        temperature: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Molecules:
         """Molecules of the given sizes (B,).
@@ -226,9 +228,12 @@ class FlowMatching(nn.Module):
         Args:
             network: predicts x_1 and types.
             sizes: atoms per molecule; its device is the device used.
-            steps: network evaluations, evenly spaced.
+            steps: network evaluations.
             generator: for repeatable samples.
             heun: correct each step by the velocity at its end: two evaluations for all steps but the last.
+            power: times are t = 1 - (1 - k / n)^power, k = 0..n: denser near the data than evenly spaced ones, power 1.
+            temperature: of kinds and bonds, which are drawn from softmax(logits / temperature); below 1 likely ones
+                are preferred, and the law is no longer the model's.
             on_step: called as on_step(evaluations left, x_t).
         """
         steps = self.T if steps is None else steps
@@ -241,7 +246,7 @@ class FlowMatching(nn.Module):
         bonds = torch.where(_pairs(real), self.space.ORDERS, 0) if self.space.graphs else None
         guess = None
         count, left = (steps + 1) // 2 if heun else steps, steps
-        times = torch.linspace(0, 1, count + 1).tolist()
+        times = (1 - torch.linspace(1, 0, count + 1) ** power).tolist()
 
         def velocity(x: Tensor, t: float):
             nonlocal guess
@@ -258,10 +263,10 @@ class FlowMatching(nn.Module):
                 moved = x + 0.5 * (s - t) * (v + velocity(moved, s)[0])
                 left -= 1
             x, share = moved, (s - t) / (1 - t) if s < 1 else 1.0
-            kinds = _reveal(kinds, kinds == self.space.kinds, logits, share, generator)
+            kinds = _reveal(kinds, kinds == self.space.kinds, logits / temperature, share, generator)
             if bonds is not None:
                 masked = (bonds == self.space.ORDERS).triu(1)
-                bonds = _symmetric(_reveal(bonds, masked, pair_logits, share, generator))
+                bonds = _symmetric(_reveal(bonds, masked, pair_logits / temperature, share, generator))
             if on_step is not None:
                 on_step(left, x)
         return self.space.assemble(x, kinds, bonds, real)
