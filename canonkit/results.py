@@ -114,7 +114,7 @@ def evaluate_steps(
 
 def evaluate_ablation(run: Run, count: int = 1000, *, seed: int = 0, progress: bool = False) -> dict:
     """`evaluate_steps` at 10 and 50 evaluations, and the run's validation losses as training wrote them."""
-    curve = [{k: v for k, v in e.items() if k != "seconds"} for e in run.log if e["kind"] == "valid"]
+    curve = [{k: v for k, v in e.items() if k not in ("kind", "seconds")} for e in run.log if e["kind"] == "valid"]
     return evaluate_steps(run, (10, 50), count, seed=seed, progress=progress) | {"curve": curve}
 
 
