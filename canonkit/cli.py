@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from dataclasses import asdict
@@ -159,21 +160,30 @@ def sample(
     count: Annotated[int, typer.Option("-n", "--count")] = 100,
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="For repeatable samples.")] = None,
-    randomize: Annotated[bool, typer.Option("--randomize", help="Turn each at random.")] = False,
+    randomize: Annotated[
+        bool, typer.Option("--randomize", help="Turn each, and reorder its atoms, at random.")
+    ] = False,
     eta: Annotated[float | None, typer.Option(help="Diffusion: share of sampling's noise; 0 is DDIM.")] = None,
     heun: Annotated[bool, typer.Option("--heun", help="Flow: second-order steps.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="Flow: of kinds and bonds; below 1 likely ones.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Generates molecules or images; SDF files get the bonds that EDM's distance rule sees."""
+    """Generates molecules or images; SDF files get the generated bonds, else those that EDM's distance rule sees."""
     from canonkit.formats import IMAGE_SUFFIXES, SUFFIXES, check_suffix, write
     from canonkit.metrics.stability import bond_orders
 
     run = _run(source)
     kind = "images" if run.recipe.data == "RotMNIST" else "molecules"
     check_suffix(output, IMAGE_SUFFIXES if kind == "images" else SUFFIXES)  # before the work
-    options = ({} if eta is None else {"eta": eta}) | ({"heun": True} if heun else {})
+    given = {"eta": eta, "heun": heun or None, "temperature": temperature}
+    options = {k: v for k, v in given.items() if v is not None}
+    known = inspect.signature(run.model.process.sample).parameters
+    if unknown := [k for k in options if k not in known]:
+        raise ValueError(f"--{unknown[0]} is not for {type(run.model.process).__name__}: leave it out")
     samples = run.sample(count, steps, seed=seed, randomize=randomize, progress=not as_json, **options)
-    path = write(samples if kind == "images" else samples.with_(bonds=bond_orders(samples)), output)
+    if kind == "molecules" and samples.bonds is None:
+        samples = samples.with_(bonds=bond_orders(samples))
+    path = write(samples, output)
     _print({kind: len(samples), "file": str(path)}, f"{len(samples)} {kind} in {path}", as_json)
 
 

@@ -137,6 +137,8 @@ def test_samples_repeat_with_a_seed_and_bad_steps_are_refused():
     assert a.shape != c.shape or not a.equal(c)
     with pytest.raises(ValueError, match="steps 0"):
         model.sample(1, 0)
+    with pytest.raises(ValueError, match="temperature 0 must both be above 0"):
+        model.sample(1, 2, temperature=0)
 
 
 # -- molecular graphs -------------------------------------------------------------------------------------------------

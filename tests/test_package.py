@@ -113,6 +113,8 @@ def test_train_sample_and_evaluate_from_the_command_line(tmp_path):
     trained = json.loads(canonkit("train", "canon(fr)+GDM", "--steps", 20, "--out", run, "--json").stdout)
     assert trained["step"] == 20
     canonkit("train", "canon(fr)+GDM", "--steps", 22, "--out", run, "--resume", "--json")
+    refused = canonkit("sample", run, "-o", file, "--temperature", 0.5, check=False)
+    assert "--temperature is not for Diffusion" in refused.stderr
     canonkit("sample", run, "-n", 5, "--steps", 3, "-o", file, "--seed", 1)
     for source in (file, run):
         result = json.loads(canonkit("evaluate", source, "-n", 4, "--steps", 2, "--json").stdout)

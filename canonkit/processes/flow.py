@@ -239,6 +239,8 @@ class FlowMatching(nn.Module):
         steps = self.T if steps is None else steps
         if steps < 1:
             raise ValueError(f"steps {steps} is below 1")
+        if power <= 0 or temperature <= 0:
+            raise ValueError(f"power {power} and temperature {temperature} must both be above 0")
         z, mask = self.space.blank(sizes)
         real = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device) if mask is None else mask
         x = self._start(z, mask, generator)
