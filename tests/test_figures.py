@@ -247,6 +247,8 @@ def test_a_flow_is_evaluated_at_several_numbers_of_steps_and_its_ablation_become
     assert row[1] == f"{found['curve'][-1]['loss']:.4f}"
     assert row[4] == "–"  # no bonds
     assert "16 molecules seen" in ablation_table([found]).notes[0]
+    (line,) = figures.validation_curves({"Flow+order": found["curve"]}).axes[0].lines
+    assert line.get_ydata().tolist() == [e["loss"] for e in found["curve"]]
 
 
 def test_shipped_ablation_and_steps_are_of_known_recipes_and_equal_budgets():

@@ -10,6 +10,18 @@ from torch import Tensor
 from canonkit.figures.base import blank
 
 
+def validation_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
+    """Validation losses of runs by name against samples seen."""
+    figure = blank(7, 3.2)
+    ax = figure.subplots()
+    for name, log in logs.items():
+        ax.plot([e["seen"] / 1000 for e in log], [e["loss"] for e in log], marker="o", markersize=3, label=name)
+    ax.set(xlabel="thousand samples seen", ylabel="validation loss", ylim=(0, None))
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
 def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
     """Training loss, validation loss and, for molecules, atom stability of runs by name, against samples seen."""
     firsts = [log[0] for log in logs.values() if log]
@@ -60,7 +72,7 @@ def velocity_curves(variances: Mapping[str, Tensor], times: Sequence[float]) -> 
 
 def stability_steps(results: Mapping[str, Mapping[int, object]]) -> Figure:
     """Atom and molecule stability against network evaluations: {name: {steps: Stability}}."""
-    figure = blank(7, 3)
+    figure = blank(9, 3)
     atoms, molecules = figure.subplots(1, 2, sharex=True)
     for name, by_steps in results.items():
         steps = sorted(by_steps)
@@ -70,5 +82,5 @@ def stability_steps(results: Mapping[str, Mapping[int, object]]) -> Figure:
         ax.set(xscale="log", xlabel="network evaluations", title=title)
         ax.set_ylim(0, max(1.0, 1.05 * ax.get_ylim()[1]))
         ax.grid(alpha=0.3)
-    atoms.legend(fontsize=8)
+    molecules.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
