@@ -103,13 +103,17 @@ def from_rdkit(mols: Iterable, **options) -> Molecules:
     charges = torch.zeros_like(plain.types)
     bonds = torch.zeros(*plain.types.shape, plain.types.shape[1], dtype=torch.long)
     for b, mol in enumerate(mols):
-        for i, atom in enumerate(mol.GetAtoms()):
-            charges[b, i] = atom.GetFormalCharge()
-        for bond in mol.GetBonds():
-            i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-            order = 4 if bond.GetIsAromatic() else int(bond.GetBondTypeAsDouble())
-            bonds[b, i, j] = bonds[b, j, i] = order
+        fill_graph(mol, charges[b], bonds[b])
     return plain.to(torch.float32).with_(charges=charges, bonds=bonds)
+
+
+def fill_graph(mol, charges: torch.Tensor, bonds: torch.Tensor) -> None:
+    """Writes an RDKit molecule's formal charges and orders of bonds, 4 where aromatic, into zeros (N,) and (N, N)."""
+    for i, atom in enumerate(mol.GetAtoms()):
+        charges[i] = atom.GetFormalCharge()
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        bonds[i, j] = bonds[j, i] = 4 if bond.GetIsAromatic() else int(bond.GetBondTypeAsDouble())
 
 
 def to_rdkit(molecules: Molecules) -> list:

@@ -93,6 +93,7 @@ class System:
 
 PLAIN = {"prior": "gaussian", "coupling": False}
 ALIGNED = {"prior": "aligned", "coupling": True}
+GRAPHS = {"graphs": True, "guessing": True}
 SYSTEMS = {
     "GDM": System("QM9", "GNN"),
     "GDM-aug": System("QM9", "GNN", augment=True),
@@ -114,7 +115,8 @@ SYSTEMS = {
     "Flow+transport": System("QM9", "Canon", "spectral", flow=ALIGNED),
     "Flow-DiT": System("QM9", "DiT", "spectral", flow=ALIGNED),
     "Flow+bonds": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True}),
-    "CanonFlow": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True, "guessing": True}),
+    "CanonFlow": System("QM9", "Canon", "spectral", flow=ALIGNED | GRAPHS),
+    "CanonFlow-aug": System("QM9", "Canon", augment=True, flow=PLAIN | GRAPHS),
     "UNet": System("RotMNIST", "UNet"),
     "canon(p8)+UNet": System("RotMNIST", "UNet", "gcnn8"),
     "canon(p16)+UNet": System("RotMNIST", "UNet", "gcnn16"),
@@ -169,10 +171,7 @@ class Recipe:
             if self.data == "QM9":
                 process = Diffusion(MoleculeSpace(ELEMENTS, LONGEST)) if self.flow is None else _flow(**self.flow)
                 space = process.space
-                more = {"bonds": space.ORDERS} if getattr(space, "graphs", False) else {}
-                if getattr(space, "guessing", False):
-                    more["guess"] = space.plain
-                network = NETWORKS[self.network](space.features, **self.network_settings, **more)
+                network = NETWORKS[self.network](space.features, **self.network_settings, **space.network_options)
                 if self.kernel is not None:
                     network = Symmetrised(network, _kernel(self.kernel, space.features, self.kernel_settings))
             else:

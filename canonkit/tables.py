@@ -1,6 +1,7 @@
 """Small tables that read well in a terminal and in a notebook."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 
 
@@ -23,7 +24,7 @@ def text_table(header: Sequence, rows: Sequence[Sequence]) -> str:
 
 
 class Printed:
-    """For results: shows the names and values that `_rows` gives, as text and in a notebook."""
+    """For results that are dataclasses: shows names and values, what is None left out, as text and in a notebook."""
 
     def __str__(self) -> str:
         return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in self._rows())
@@ -32,4 +33,9 @@ class Printed:
         return html_table(["certificate", ""], [(name.replace("_", " "), value) for name, value in self._rows()])
 
     def _rows(self) -> list[tuple[str, object]]:
-        raise NotImplementedError
+        text = self._text()
+        return [(name, text.get(name, value)) for name, value in asdict(self).items() if value is not None]
+
+    def _text(self) -> dict[str, str]:
+        """How values look; those not named here as they are."""
+        return {name: f"{value:.4f}" for name, value in asdict(self).items() if isinstance(value, float)}

@@ -65,7 +65,7 @@ def test_bench_of_systems_has_a_row_per_system():
 
 def test_bench_of_sampling_compares_with_the_published_formulation(monkeypatch):
     monkeypatch.setattr(sampling, "BATCH", 3)
-    monkeypatch.setattr(sampling, "FLOW_STEPS", (2,))
+    monkeypatch.setattr(sampling, "STEPS", (2,))
     rows = bench_sampling(1, names=("CanonFlow",), progress=False)
     edm, flow = rows
     assert (edm["steps"], edm["stable"], edm["stable_from"], edm["ratio"]) == (1000, 0.82, "published", 1)

@@ -19,13 +19,12 @@ from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
 from canonkit.processes import FlowMatching
 from canonkit.releases import cards, load
-from canonkit.results import PUBLISHED
+from canonkit.results import PUBLISHED, STEPS
 from canonkit.tables import text_table
 from canonkit.training import best_device, fast_dtype, hardware
 
 BATCH = 64
 EDM_EVALUATIONS = 1001
-FLOW_STEPS, DIFFUSION_STEPS = (5, 10, 20, 50, 100), (100,)
 
 
 def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, progress: bool = True) -> list[dict]:
@@ -62,7 +61,7 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
         found = [(("EDM, plain", EDM_EVALUATIONS - 1), one * EDM_EVALUATIONS, None)]
         for name, run in runs.items():
             is_flow = isinstance(run.model.process, FlowMatching)
-            for steps in FLOW_STEPS if is_flow else DIFFUSION_STEPS:
+            for steps in STEPS if is_flow else STEPS[-1:]:
                 start = time.perf_counter()
                 made = run.sample(steps=steps, sizes=sizes, seed=r)
                 found.append(((name, steps), time.perf_counter() - start, made))

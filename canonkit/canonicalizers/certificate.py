@@ -62,8 +62,7 @@ class Certificate(Printed):
     dtype: str
     draws: int
 
-    def _rows(self):
-        d = asdict(self)
+    def _text(self):
         text = {
             "max_error": f"{self.max_error:.2e} Å",
             "max_error_ambiguous": f"{self.max_error_ambiguous:.2e} Å",
@@ -75,7 +74,7 @@ class Certificate(Printed):
             text["order_error"] = f"{self.order_error:.2e} Å"
         else:
             text["reordered_share"] = f"{self.reordered_share:.2%}"
-        return [(name, text.get(name, value)) for name, value in d.items() if value is not None]
+        return text
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,10 @@ class ImageCertificate(Printed):
     dtype: str
     draws: int
 
-    def _rows(self):
+    def _text(self):
         shares = ("followed_share", "quarter_share", "ambiguous_share")
         text = {name: f"{getattr(self, name):.2%}" for name in shares}
-        text |= {name: f"{value:.2g}" for name, value in asdict(self).items() if name.endswith(("_error", "_all"))}
-        return [(name, text.get(name, value)) for name, value in asdict(self).items()]
+        return text | {k: f"{v:.2g}" for k, v in asdict(self).items() if k.endswith(("_error", "_all"))}
 
 
 def certify(

@@ -16,7 +16,7 @@ Is the law of a set of samples invariant? Then one half of them and the other ha
 random element of the group, have the same law: the same test, with one point per molecule.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,10 +52,6 @@ class LawCertificate(Printed):
     mismatch: float
     mismatch_error: float
     exchanges: int
-
-    def _rows(self):
-        text = {k: f"{getattr(self, k):.4f}" for k in ("p_value", "energy", "mismatch", "mismatch_error")}
-        return [(name, text.get(name, value)) for name, value in asdict(self).items()]
 
 
 @torch.no_grad()
@@ -130,10 +126,6 @@ class SampleLaw(Printed):
     p_value: float
     energy: float
     exchanges: int
-
-    def _rows(self):
-        text = {k: f"{getattr(self, k):.4f}" for k in ("p_value", "energy")}
-        return [(name, text.get(name, value)) for name, value in asdict(self).items()]
 
 
 @torch.no_grad()

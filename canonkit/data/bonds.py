@@ -16,7 +16,7 @@ from torch import Tensor
 from canonkit.data.qm9 import QM9, REINSTALL, qm9pack_files
 from canonkit.data.stored import content_hash, load_stored, store
 from canonkit.files import cache_folder
-from canonkit.formats import to_rdkit
+from canonkit.formats import fill_graph, to_rdkit
 from canonkit.molecules import Molecules
 
 REACH = 1.15  # times the sum of covalent radii
@@ -46,12 +46,7 @@ def perceive_bonds(molecules: Molecules, *, progress: bool = False) -> tuple[Mol
                 except (ValueError, RuntimeError, Chem.MolSanitizeException):
                     smiles.append(None)
                     continue
-                for i, atom in enumerate(mol.GetAtoms()):
-                    charges[b, i] = atom.GetFormalCharge()
-                for bond in mol.GetBonds():
-                    i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-                    order = 4 if bond.GetIsAromatic() else int(bond.GetBondTypeAsDouble())
-                    bonds[b, i, j] = bonds[b, j, i] = order
+                fill_graph(mol, charges[b], bonds[b])
     return molecules.with_(bonds=bonds.to(molecules.device), charges=charges.to(molecules.device)), smiles
 
 

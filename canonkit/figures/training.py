@@ -10,16 +10,23 @@ from torch import Tensor
 from canonkit.figures.base import blank
 
 
-def validation_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
-    """Validation losses of runs by name against samples seen."""
-    figure = blank(7, 3.2)
+def _curves(curves: Mapping[str, tuple[Sequence, Sequence]], width: float, **labels) -> Figure:
+    """Curves (x, y) by name in one panel, the legend beside it."""
+    figure = blank(width, 3.1)
     ax = figure.subplots()
-    for name, log in logs.items():
-        ax.plot([e["seen"] / 1000 for e in log], [e["loss"] for e in log], marker="o", markersize=3, label=name)
-    ax.set(xlabel="thousand samples seen", ylabel="validation loss", ylim=(0, None))
+    for name, (x, y) in curves.items():
+        ax.plot(x, y, marker="o", markersize=3, label=name)
+    ax.set(**labels)
+    ax.set_ylim(0, None)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
+
+
+def validation_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
+    """Validation losses of runs by name against samples seen."""
+    curves = {name: ([e["seen"] / 1000 for e in log], [e["loss"] for e in log]) for name, log in logs.items()}
+    return _curves(curves, 7, xlabel="thousand samples seen", ylabel="validation loss")
 
 
 def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
@@ -59,15 +66,8 @@ def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
 
 def velocity_curves(variances: Mapping[str, Tensor], times: Sequence[float]) -> Figure:
     """What a flow's velocity leaves open (`canonkit.metrics.velocity_variance`) against time, by name."""
-    figure = blank(6.4, 3.0)
-    ax = figure.subplots()
-    for name, variance in variances.items():
-        ax.plot(times, variance.cpu(), marker="o", markersize=3, label=name)
-    ax.set(xlabel="t: 0 noise, 1 data", ylabel="Å² per coordinate", xlim=(0, 1))
-    ax.set_ylim(0, None)
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return figure
+    curves = {name: (times, variance.cpu()) for name, variance in variances.items()}
+    return _curves(curves, 6.4, xlabel="t: 0 noise, 1 data", ylabel="Å² per coordinate", xlim=(0, 1))
 
 
 def stability_steps(results: Mapping[str, Mapping[int, object]]) -> Figure:

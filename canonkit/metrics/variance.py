@@ -44,10 +44,9 @@ class ObjectiveVariance(Printed):
     gradient_share: float
     seconds: float
 
-    def _rows(self):
+    def _text(self):
         text = {k: f"{v:.1%}" for k, v in asdict(self).items() if k.endswith("share")}
-        text |= {k: f"{getattr(self, k):.4g}" for k in ("loss", "loss_variance", "gradient_noise", "seconds")}
-        return [(name, text.get(name, value)) for name, value in asdict(self).items()]
+        return text | {k: f"{getattr(self, k):.4g}" for k in ("loss", "loss_variance", "gradient_noise", "seconds")}
 
 
 def objective_variance(model: OrbitModel, x: Molecules, *, draws: int = 16, seed: int = 0) -> ObjectiveVariance:

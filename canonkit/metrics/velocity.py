@@ -47,7 +47,8 @@ def velocity_variance(
         raise ValueError(f"{len(x)} molecules are too few for {3 * n} coordinates: give at least {20 * n}")
     generator = torch.Generator().manual_seed(seed)
     x = x.trim().centred()
-    start = torch.cat([process.draw(part, generator).start for part in _batches(x, batch_size)]).flatten(1).double()
+    batches = torch.arange(len(x)).split(batch_size)
+    start = torch.cat([process.draw(x[rows], generator).start for rows in batches]).flatten(1).double()
     end = x.positions.flatten(1).double()
     v, half = end - start, len(x) // 2
     found = []
@@ -57,7 +58,3 @@ def velocity_variance(
         best = torch.linalg.lstsq(x_t[:half], v[:half], driver="gelsd").solution
         found.append((v[half:] - x_t[half:] @ best).square().mean())
     return torch.stack(found)
-
-
-def _batches(x: Molecules, size: int):
-    return (x[k : k + size] for k in range(0, len(x), size))

@@ -54,6 +54,7 @@ class MaskedMoleculeSpace(MoleculeSpace):
         self.features = self.plain + (3 + self.kinds) * guessing
         self.parts = {"positions": slice(0, 3), "kinds": slice(3, 3 + self.kinds)}
         self.discrete = ("kinds",)
+        self.network_options = ({"bonds": self.ORDERS} if graphs else {}) | ({"guess": self.plain} if guessing else {})
 
     def kinds_of(self, x: Molecules) -> Tensor:
         """The kind of every atom, (B, N).

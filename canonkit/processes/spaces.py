@@ -10,7 +10,7 @@ A process is written once on z; centring, masks, discrete likelihoods and the gr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Euclidean:
         self.size = math.prod(self.shape)  # what squared errors are divided by in training
 
     bounds: tuple[float, float] | None = None  # of z's entries, where they have some
+    network_options: Mapping[str, int] = {}  # what a network must be told beside z's features
 
     def cat(self, batches: Sequence[Tensor]):
         """Batches of samples as one."""
