@@ -229,12 +229,11 @@ FINISHED = """fault => {
 DRAWN = "images => images.filter(i => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 0).length"
 
 
-def run_all_cells(page, url, cells):
-    """Opens the notebook at `url`, runs it from the menu and waits until the kernel has done its `cells`."""
-    page.goto(url)
-    page.wait_for_function(READY, arg=cells)
-    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
-    page.click(".lm-Menu-item[data-command='runmenu:run-all']")
+def run_all_cells(page):
+    """Clears the open notebook, runs it from the menu and waits until the kernel is done."""
+    for menu, command in (("Edit", "editmenu:clear-all"), ("Run", "runmenu:run-all")):
+        page.click(f".lm-MenuBar-itemLabel:text-is('{menu}')")
+        page.click(f".lm-Menu-item[data-command='{command}']")
     page.wait_for_function(FINISHED, arg=FAULT, polling=200, timeout=1000 * PATIENCE)
     page.wait_for_timeout(2000)  # for outputs that draw themselves
 
@@ -288,27 +287,31 @@ def take_screenshots(page, name, folder):
 
 @pytest.mark.browser
 @each_notebook
-def test_notebook_runs_in_jupyterlab_without_network(path, lab, room, browser, tmp_path):
+def test_notebook_shows_its_pictures_and_runs_in_jupyterlab_without_network(path, lab, room, browser, tmp_path):
     pages = Path(os.environ.get("CANONKIT_SCREENSHOTS", tmp_path / "screenshots"))
     for file in NOTEBOOKS:
-        notebook = nbformat.read(file, as_version=4)
-        notebook.metadata.pop("widgets", None)
-        for cell in code_cells(notebook):
-            cell.outputs, cell.execution_count = [], None
-        nbformat.write(notebook, room / file.name)
-    committed = nbformat.read(path, as_version=4)
-    page = browser.page
+        shutil.copy(file, room)
+    committed, page = nbformat.read(path, as_version=4), browser.page
+    cells = page.locator(".jp-CodeCell .jp-OutputArea")
 
     try:
-        run_all_cells(page, f"{lab}lab/tree/{path.name}", cells=len(code_cells(committed)))
+        page.goto(f"{lab}lab/tree/{path.name}")
+        page.wait_for_function(READY, arg=len(code_cells(committed)))
+        page.wait_for_timeout(1000)
+        saved = cells.locator("img").evaluate_all(DRAWN)
+    finally:
+        take_screenshots(page, f"{path.stem}-reopened", pages)
+    in_pages = sum("<img" in o.get("data", {}).get("text/html", "") for o in outputs(committed))
+    assert saved >= pictures(committed) + in_pages > 0
+
+    try:
+        run_all_cells(page)
         move_sliders(page)
         look_at_canvases(page)
         turn_in_the_inspector(page)
     finally:
         take_screenshots(page, path.stem, pages)
-
     assert page.locator(".jp-Dialog").all_inner_texts() == []
-    cells = page.locator(".jp-CodeCell .jp-OutputArea")
     assert cells.locator(FAULT).all_inner_texts() == []
     for text in ("Error displaying widget", "Loading widget"):
         assert cells.get_by_text(text).count() == 0
@@ -316,22 +319,3 @@ def test_notebook_runs_in_jupyterlab_without_network(path, lab, room, browser, t
     assert browser.outside == []
     assert browser.errors == [], browser.console
     assert list(room.glob("runs/*/run.json")) or not any("ck.train(" in cell.source for cell in code_cells(committed))
-
-
-@pytest.mark.browser
-@each_notebook
-def test_reopened_notebook_shows_its_pictures_without_running(path, lab, room, browser, tmp_path):
-    shutil.copy(path, room)
-    page = browser.page
-    try:
-        page.goto(f"{lab}lab/tree/{path.name}")
-        page.wait_for_function(READY, arg=len(code_cells(nbformat.read(path, as_version=4))))
-        page.wait_for_timeout(1000)
-        shown = page.locator(".jp-CodeCell .jp-OutputArea img").evaluate_all(DRAWN)
-    finally:
-        folder = Path(os.environ.get("CANONKIT_SCREENSHOTS", tmp_path / "screenshots"))
-        take_screenshots(page, f"{path.stem}-reopened", folder)
-    committed = nbformat.read(path, as_version=4)
-    in_pages = sum("<img" in o.get("data", {}).get("text/html", "") for o in outputs(committed))
-    assert shown >= pictures(committed) + in_pages > 0
-    assert browser.outside == []
