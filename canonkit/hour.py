@@ -29,13 +29,16 @@ from canonkit.model import OrbitModel
 from canonkit.molecules import Molecules
 from canonkit.recipes import SCALES, SYSTEMS, fit_prior, recipe
 from canonkit.training import (
+    Settings,
     best_device,
     claim_folder,
     fast_dtype,
     hardware,
     locked_folder,
+    make_optimizers,
     matmul_rate,
     named_tensors,
+    parameter_groups,
     strip_prefix,
     validate,
 )
@@ -87,54 +90,23 @@ class Stepper:
     Args:
         model: on its device.
         data: training molecules, there too.
-        batch_size: molecules per step.
-        lr, canonicalizer_lr, weight_decay: AdamW's.
-        ema: decay of the averaged weights.
-        augment: act with a random element of the group on every molecule.
-        clip: largest norm of the gradient; None for EDM's rule.
-        graphs: record every length's step as a CUDA graph.
+        settings: batch_size, the optimisers' rates, ema, augment and clip count.
+        graphs: record every length's step as a CUDA graph; Muon's rate could not change in one.
     """
 
-    def __init__(
-        self,
-        model: OrbitModel,
-        data: Molecules,
-        *,
-        batch_size: int,
-        lr: float,
-        canonicalizer_lr: float,
-        weight_decay: float,
-        ema: float,
-        augment: bool = False,
-        clip: float | None = None,
-        graphs: bool = False,
-    ):
+    def __init__(self, model: OrbitModel, data: Molecules, settings: Settings, *, graphs: bool = False):
         self.model, self.averaged = model, copy.deepcopy(model).requires_grad_(False)
-        self.batch_size, self.decay, self.augment, self.clip = batch_size, ema, augment, clip
-        self.device = data.device
+        self.settings, self.device = settings, data.device
         self.learned = model.learned
         data = data[torch.argsort(data.sizes)]
-        if not self.learned and not augment:
+        if not self.learned and not settings.augment:
             data = model.canonical(data, 4096)
         self.data = data
         ends = torch.searchsorted(data.sizes, torch.tensor(LENGTHS, device=self.device), right=True).tolist()
         ranges = zip(LENGTHS, [0, *ends], ends, strict=False)
         self.lengths = {length: (first, last) for length, first, last in ranges if last > first}
-        groups = [(model.network, lr), (model.canonicalizer, canonicalizer_lr)]
-        cuda = self.device.type == "cuda"
-        self.heights = [rate for part, rate in groups if any(p.requires_grad for p in part.parameters())]
-        self.optimizer = torch.optim.AdamW(
-            [
-                # A rate that a graph reads must be a tensor.
-                {"params": params, "lr": torch.tensor(rate, device=self.device) if cuda else rate}
-                for part, rate in groups
-                if (params := [p for p in part.parameters() if p.requires_grad])
-            ],
-            amsgrad=True,
-            weight_decay=weight_decay,
-            capturable=cuda,
-        )
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.optimizers = make_optimizers(model, settings, capturable=self.device.type == "cuda")
+        self.parameters = [p for group in parameter_groups(self.optimizers) for p in group["params"]]
         self.norms = torch.zeros(50, device=self.device)
         self.count = torch.zeros((), dtype=torch.long, device=self.device)  # steps taken
         self.total = torch.zeros((), device=self.device)  # of losses since they were last read
@@ -147,11 +119,11 @@ class Stepper:
 
     def set_rate(self, share: float) -> None:
         """Sets the learning rates to this share of their height."""
-        for group, height in zip(self.optimizer.param_groups, self.heights, strict=True):
+        for group in parameter_groups(self.optimizers):
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(share * height)
+                group["lr"].fill_(share * group["base_lr"])  # in place: a graph reads it
             else:
-                group["lr"] = share * height
+                group["lr"] = share * group["base_lr"]
 
     def __call__(self, length: int) -> None:
         """One step on molecules of up to `length` atoms."""
@@ -163,23 +135,24 @@ class Stepper:
     def _step(self, length: int) -> None:
         """Everything from picking molecules to averaging weights, without asking the device for a value."""
         first, last = self.lengths[length]
-        rows = torch.randint(first, last, (self.batch_size,), device=self.device)
+        rows = torch.randint(first, last, (self.settings.batch_size,), device=self.device)
         cut = {k: v[rows, :length] for k, v in self.data._tensors().items()}
         if "bonds" in cut:
             cut["bonds"] = cut["bonds"][..., :length]
         x = self.data.with_(**cut)
-        if self.augment:
+        if self.settings.augment:
             x = self.model.process.space.randomize(x)
-        loss = self.model(x, canonical=not (self.learned or self.augment)).total
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.model(x, canonical=not (self.learned or self.settings.augment)).total
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         self._clip()
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         self.count += 1
         self.total += loss.detach()
         averaged, current = list(self.averaged.parameters()), list(self.model.parameters())
         with torch.no_grad():
-            weight = 1 - torch.clamp((1 + self.count) / (10 + self.count), max=self.decay)
+            weight = 1 - torch.clamp((1 + self.count) / (10 + self.count), max=self.settings.ema)
             change = torch._foreach_sub(current, averaged)
             torch._foreach_mul_(change, weight)
             torch._foreach_add_(averaged, change)
@@ -192,8 +165,8 @@ class Stepper:
         mean = (self.norms * known).sum() / n
         deviation = (((self.norms - mean) * known).square().sum() / n).sqrt()
         allowed = torch.where(self.count > 0, 1.5 * mean + 2 * deviation, torch.inf)
-        if self.clip is not None:
-            allowed = torch.full_like(norm, self.clip)
+        if self.settings.clip is not None:
+            allowed = torch.full_like(norm, self.settings.clip)
         torch.nn.utils.clip_grads_with_norm_(self.parameters, allowed, norm)
         self.norms.scatter_(0, (self.count % len(self.norms))[None], torch.minimum(norm, allowed)[None])
 
@@ -204,7 +177,7 @@ class Stepper:
             for _ in range(3):
                 self._step(length)
         torch.cuda.current_stream().wait_stream(side)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._step(length)
@@ -213,16 +186,17 @@ class Stepper:
     def state(self) -> dict[str, Tensor]:
         """All that changes, as tensors by name, as `canonkit.training.State` names them."""
         more = {"clip": self.norms, "count": self.count}
-        return named_tensors(self.model, self.averaged, {"optimizer": self.optimizer}, more)
+        return named_tensors(self.model, self.averaged, self.optimizers, more)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Continues from what `state` gave; in place, so that recorded graphs stay valid."""
         self.model.load_state_dict(strip_prefix(tensors, "model/"))
         self.averaged.load_state_dict(strip_prefix(tensors, "ema/"))
-        for k, p in enumerate(self.parameters):
-            own = self.optimizer.state[p]
-            for name, value in strip_prefix(tensors, f"optimizer/{k}/").items():
-                own[name] = own[name].copy_(value) if name in own else value.to(p.device)
+        for prefix, optimizer in self.optimizers.items():
+            for k, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+                own = optimizer.state[p]
+                for name, value in strip_prefix(tensors, f"{prefix}/{k}/").items():
+                    own[name] = own[name].copy_(value) if name in own else value.to(p.device)
         self.norms.copy_(tensors["clip"])
         self.count.copy_(tensors["count"])
 
@@ -263,16 +237,13 @@ def train_for(
         matmul rate), loss (mean of the last logged steps), validation_loss.
 
     Raises:
-        ValueError: a `muon_lr`: here AdamW takes all weights.
         FileExistsError: `out` holds a run and `resume` is False.
         FloatingPointError: the loss is no longer finite.
     """
     start, out = time.monotonic(), Path(out)
     device = device or best_device()
-    chosen = recipe(name, scale, batch_size=batch_size, warmup=warmup, **{"muon_lr": None} | changes)
+    chosen = recipe(name, scale, batch_size=batch_size, warmup=warmup, **changes)
     settings = chosen.settings
-    if settings.muon_lr is not None:
-        raise ValueError(f"muon_lr {settings.muon_lr}: here AdamW takes all weights, leave it None")
     train, valid, sha256 = read_data(data)
     counts = torch.bincount(train.sizes, minlength=LENGTHS[-1] + 1)
     saved = torch.load(out / "checkpoint.pt", weights_only=True) if resume else None
@@ -286,19 +257,9 @@ def train_for(
         if not resume:  # a checkpoint holds it
             fit_prior(model, train)
         # Haar rotations come from a QR factorisation, a flow's coupling from the host: a graph can record neither.
-        recordable = not (settings.augment or chosen.kernel or chosen.flow)
-        step = Stepper(
-            model,
-            train.to(device),
-            batch_size=batch_size,
-            lr=settings.lr,
-            canonicalizer_lr=settings.canonicalizer_lr,
-            weight_decay=settings.weight_decay,
-            ema=settings.ema,
-            augment=settings.augment,
-            clip=settings.clip,
-            graphs=recordable and device.type == "cuda" if graphs is None else graphs,
-        )
+        recordable = not (settings.augment or chosen.kernel or chosen.flow or settings.muon_lr)
+        graphs = recordable and device.type == "cuda" if graphs is None else graphs
+        step = Stepper(model, train.to(device), settings, graphs=graphs)
         floor = _floor(step, device, fast or torch.float32)
         if resume:
             step.restore(saved["tensors"])
@@ -325,7 +286,7 @@ def _run(step: Stepper, budget: float, out: Path, before: float, warmup: int, fa
             if not loss < float("inf"):
                 raise FloatingPointError(f"the loss is {loss} near step {first + taken}: train anew with a lower lr")
             entry = {"kind": "train", "step": first + taken, "seconds": round(before + time.monotonic() - begin, 2)}
-            entry |= {"seen": (first + taken) * step.batch_size, "loss": loss}
+            entry |= {"seen": (first + taken) * step.settings.batch_size, "loss": loss}
             with open(out / "log.jsonl", "a") as file:
                 print(json.dumps(entry), file=file)
             if progress:
@@ -339,7 +300,7 @@ def _run(step: Stepper, budget: float, out: Path, before: float, warmup: int, fa
     for file, content in (("checkpoint.pt", tensors), ("averaged.pt", averaged)):
         with replacing(out / file) as temporary:
             torch.save({"tensors": content, "counters": counters}, temporary)
-    return counters | {"molecules_per_second": taken * step.batch_size / seconds, "loss": loss}
+    return counters | {"molecules_per_second": taken * step.settings.batch_size / seconds, "loss": loss}
 
 
 def _floor(step: Stepper, device: torch.device, dtype: torch.dtype) -> float:
@@ -350,7 +311,7 @@ def _floor(step: Stepper, device: torch.device, dtype: torch.dtype) -> float:
     typical = lengths[int((shares.cumsum(0) >= shares.sum() / 2).nonzero()[0])]
     with FlopCounterMode(display=False) as counter:
         step._step(typical)
-    return step.batch_size * matmul_rate(device, dtype) / counter.get_total_flops()
+    return step.settings.batch_size * matmul_rate(device, dtype) / counter.get_total_flops()
 
 
 def main() -> None:

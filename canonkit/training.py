@@ -182,22 +182,7 @@ class State:
 
     def __init__(self, model: OrbitModel, settings: Settings):
         self.model, self.ema = model, copy.deepcopy(model).requires_grad_(False)
-        matrices = [] if settings.muon_lr is None else _block_matrices(model.network)
-        apart = {id(p) for p in matrices}
-        groups = [
-            {"params": [p for p in part.parameters() if p.requires_grad and id(p) not in apart], "lr": lr}
-            for part, lr in ((model.network, settings.lr), (model.canonicalizer, settings.canonicalizer_lr))
-        ]
-        adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], amsgrad=True, weight_decay=settings.weight_decay
-        )
-        self.optimizers = {"optimizer": adamw}
-        if matrices:
-            self.optimizers["muon"] = torch.optim.Muon(
-                matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-        for group in self.groups:
-            group["base_lr"] = group["lr"]
+        self.optimizers = make_optimizers(model, settings)
         self.parameters = [p for group in self.groups for p in group["params"]]
         # Statistics of batch normalisation are averages already.
         kept = model.state_dict().keys()
@@ -208,8 +193,7 @@ class State:
 
     @property
     def groups(self) -> list[dict]:
-        """The parameter groups of all optimisers."""
-        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+        return parameter_groups(self.optimizers)
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint, whole or not at all, and keeps the one before it as previous.safetensors."""
@@ -246,6 +230,43 @@ class State:
             self.step, self.seconds = counters["step"], counters["seconds"]
             return True
         return False
+
+
+def make_optimizers(
+    model: OrbitModel, settings: Settings, *, capturable: bool = False
+) -> dict[str, torch.optim.Optimizer]:
+    """AdamW, by the name of "optimizer", for all weights, or Muon, "muon", for the matrices of phi's blocks.
+
+    Every parameter group says its full learning rate as `base_lr`.
+
+    Args:
+        model: on its device.
+        settings: the rates and the weight decay; Muon where there is a `muon_lr`.
+        capturable: AdamW can be recorded as a CUDA graph; its rates are tensors then.
+
+    Raises:
+        ValueError: a `muon_lr` where torch has no Muon or the network no blocks.
+    """
+    matrices = [] if settings.muon_lr is None else _block_matrices(model.network)
+    apart = {id(p) for p in matrices}
+    groups = []
+    for part, lr in ((model.network, settings.lr), (model.canonicalizer, settings.canonicalizer_lr)):
+        if params := [p for p in part.parameters() if p.requires_grad and id(p) not in apart]:
+            groups.append({"params": params, "lr": torch.tensor(lr, device=params[0].device) if capturable else lr})
+    decay = settings.weight_decay
+    made = {"optimizer": torch.optim.AdamW(groups, amsgrad=True, weight_decay=decay, capturable=capturable)}
+    if matrices:
+        made["muon"] = torch.optim.Muon(
+            matrices, lr=settings.muon_lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        )
+    for group in parameter_groups(made):
+        group["base_lr"] = float(group["lr"])
+    return made
+
+
+def parameter_groups(optimizers: dict[str, torch.optim.Optimizer]) -> list[dict]:
+    """The parameter groups of all optimisers."""
+    return [group for optimizer in optimizers.values() for group in optimizer.param_groups]
 
 
 def _block_matrices(network: torch.nn.Module) -> list[Tensor]:

@@ -31,8 +31,8 @@ def file(small, tmp_path_factory):
 
 def stepper(small, name="canon+GDM", **options):
     data = small.part("train")
-    model = recipe(name).build(torch.bincount(data.sizes, minlength=30))
-    return Stepper(model, data, batch_size=8, **RATES | options)
+    chosen = recipe(name, batch_size=8, **RATES | options)
+    return Stepper(chosen.build(torch.bincount(data.sizes, minlength=30)), data, chosen.settings)
 
 
 def train(file, out, **options):
@@ -104,8 +104,9 @@ def test_rates_of_zero_change_no_weight(small):
     assert not step.model.canonicalizer.weights.weight.equal(before["canonicalizer.weights.weight"])
 
 
-def test_a_restored_stepper_goes_on_as_the_other(small):
-    one, two = stepper(small), stepper(small)
+@pytest.mark.parametrize("name", ["canon+GDM", "Flow+transport"])  # the second with Muon
+def test_a_restored_stepper_goes_on_as_the_other(small, name):
+    one, two = stepper(small, name), stepper(small, name)
     one.set_rate(1)
     for length in (18, 16, 21):
         one(length)
