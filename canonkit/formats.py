@@ -6,7 +6,7 @@ Coordinates are Å everywhere. Bond orders are 1, 2, 3 and, as in MDL files, 4 f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,16 @@ SUFFIXES = (".sdf", ".xyz", ".npz")
 IMAGE_SUFFIXES = (".png", ".npz")
 
 
-def read(path: str | Path) -> Molecules:
+def read(path: str | Path, *, elements: Sequence[str] | None = None) -> Molecules:
     """Molecules from an .sdf, .xyz (one or many frames) or .npz file.
 
     An npz holds `positions` (B, N, 3) in Å and `numbers` (B, N), atomic numbers with 0 for padding; `charges` and
     `bonds` where they are known.
+
+    Args:
+        path: of the file.
+        elements: the element table, so that files agree on one; by default QM9's where that suffices, else the elements
+            present.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, what is wrong in it, and what to do.
@@ -35,7 +40,7 @@ def read(path: str | Path) -> Molecules:
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: cannot read '{path.suffix}' files, only {', '.join(SUFFIXES)}")
     try:
-        return readers[path.suffix.lower()](path).check()
+        return readers[path.suffix.lower()](path, elements=elements).check()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -173,7 +178,7 @@ def to_pyg(molecules: Molecules):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _read_sdf(path: Path) -> Molecules:
+def _read_sdf(path: Path, **options) -> Molecules:
     from rdkit import Chem, rdBase
 
     if not path.stat().st_size:
@@ -182,7 +187,7 @@ def _read_sdf(path: Path) -> Molecules:
         mols = list(Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False))
     if None in mols:
         raise ValueError(f"record {mols.index(None)} is truncated or no MDL mol block")
-    return from_rdkit(mols)
+    return from_rdkit(mols, **options)
 
 
 def _write_sdf(molecules: Molecules, path: Path) -> None:
@@ -194,7 +199,7 @@ def _write_sdf(molecules: Molecules, path: Path) -> None:
             writer.write(mol)
 
 
-def _read_xyz(path: Path) -> Molecules:
+def _read_xyz(path: Path, **options) -> Molecules:
     lines = path.read_text().splitlines()
     positions, numbers, at = [], [], 0
     while at < len(lines):
@@ -219,7 +224,7 @@ def _read_xyz(path: Path) -> Molecules:
         except (ValueError, IndexError):
             raise ValueError(f"a line of the frame at line {at + 1} is not 'element x y z'") from None
         at += 2 + n
-    return Molecules.from_list(positions, numbers).to(torch.float32)
+    return Molecules.from_list(positions, numbers, **options).to(torch.float32)
 
 
 def _write_xyz(molecules: Molecules, path: Path) -> None:
@@ -230,7 +235,7 @@ def _write_xyz(molecules: Molecules, path: Path) -> None:
                 print(f"{SYMBOLS[number]:<2} {x:14.8f} {y:14.8f} {z:14.8f}", file=file)
 
 
-def _read_npz(path: Path) -> Molecules:
+def _read_npz(path: Path, **options) -> Molecules:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
@@ -239,7 +244,7 @@ def _read_npz(path: Path) -> Molecules:
     if missing := {"positions", "numbers"} - arrays.keys():
         raise ValueError(f"has no array {sorted(missing)}: it needs positions (B, N, 3) in Å and numbers (B, N)")
     more = {k: torch.from_numpy(arrays[k]).long() for k in ("charges", "bonds") if k in arrays}
-    return Molecules.from_arrays(arrays["positions"], arrays["numbers"], **more)
+    return Molecules.from_arrays(arrays["positions"], arrays["numbers"], **options, **more)
 
 
 def _write_npz(molecules: Molecules, path: Path) -> None:

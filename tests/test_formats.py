@@ -76,6 +76,19 @@ def test_every_element_round_trips(tmp_path_factory, numbers):
         assert_same(read(path), x, 6e-5, bonds=False)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_files_are_read_with_one_table_of_elements(tmp_path, suffix):
+    parts = [Molecules.from_list([np.zeros((1, 3))], [[z]]).to(torch.float32) for z in (16, 17)]
+    paths = [write(x, tmp_path / f"{k}{suffix}") for k, x in enumerate(parts)]
+    with pytest.raises(ValueError, match="read all with the same `elements`"):
+        Molecules.cat([read(path) for path in paths])
+    both = Molecules.cat([read(path, elements=("H", "S", "Cl")) for path in paths])
+    assert both.types.tolist() == [[1], [2]]
+    assert both.numbers.tolist() == [[16], [17]]
+    with pytest.raises(ValueError, match="element Cl is not in the table"):
+        read(paths[1], elements=("H", "S"))
+
+
 def test_double_precision_survives_npz(some, tmp_path):
     x = some.to(torch.float64).translate(torch.full((len(some), 3), 1 / 3, dtype=torch.float64))
     assert read(write(x, tmp_path / "a.npz")).positions.equal(x.positions)
