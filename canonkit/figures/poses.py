@@ -49,7 +49,8 @@ def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, pl
     far.set_yticks([len(sets) - k for k in range(len(sets))], names, fontsize=9)
     far.set(xlabel="sliced Wasserstein distance of heavy atoms (Å)", title=f"distance from: {reference}")
     far.set_xlim(0, 1.2 * far.get_xlim()[1])
-    flat.legend(fontsize=7)
+    flat.set_ylim(0, (1 + 0.11 * -(-len(sets) // 2)) * flat.get_ylim()[1])  # room for the legend
+    flat.legend(fontsize=7, loc="upper center", ncols=2)
     for ax in (flat, long):
         ax.set_ylabel("share")
     for ax in (flat, long, rank, far):
