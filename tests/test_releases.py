@@ -9,8 +9,9 @@ import canonkit as ck
 from canonkit import releases
 from canonkit.data.bonds import perceive_bonds
 from canonkit.metrics import denoising_errors
-from canonkit.recipes import train_recipe
-from canonkit.training import validate
+from canonkit.queue import read_queue
+from canonkit.recipes import recipe, train_recipe
+from canonkit.training import Settings, validate
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,12 @@ def test_shipped_weights_have_the_validation_loss_that_their_card_states(qm9, na
 
 def test_shipped_weights_fit_into_forty_megabytes():
     assert sum(p.stat().st_size for p in releases.FOLDER.iterdir()) < 40e6
+
+
+@pytest.mark.parametrize("queue", ["queue-qm9.toml", "queue-rotmnist.toml"])
+def test_the_queues_that_come_along_train_what_is_shipped(queue):
+    for job in read_queue(releases.FOLDER / queue)[0]:
+        card = releases.cards()[job.recipe]
+        settings = recipe(job.recipe, job.scale, seed=job.seed, **job.settings).settings
+        assert settings == Settings(**card["settings"])
+        assert card["step"] <= job.steps
