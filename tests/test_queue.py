@@ -22,18 +22,18 @@ folder = "{folder}"
 at_once = 2
 [[run]]
 recipe = "GDM"
-steps = 90
-set = {{ batch_size = 32, validate_every = 50, sample_every = 0, precision = "float32" }}
+steps = 120
+set = {{ batch_size = 4, validate_every = 0, sample_every = 0, precision = "float32" }}
 [[run]]
 recipe = "inertial+GDM"
-steps = 60
-set = {{ batch_size = 32, sample_every = 50, samples = 2, sample_steps = 3, precision = "float32" }}
+steps = 90
+set = {{ batch_size = 4, validate_every = 0, sample_every = 60, samples = 2, sample_steps = 3, precision = "float32" }}
 [[run]]
 recipe = "EDM"
 name = "the equivariant one"
 seed = 3
-steps = 45
-set = {{ batch_size = 16, sample_every = 0, precision = "float32" }}
+steps = 60
+set = {{ batch_size = 4, validate_every = 0, sample_every = 0, precision = "float32" }}
 """
 
 
@@ -57,9 +57,9 @@ def test_a_queue_killed_five_times_ends_with_the_same_weights(qm9, tmp_path):
     rows = json.loads(process.communicate(timeout=300)[0])
     assert process.returncode == 0
     assert [(r["run"], r["state"], r["step"]) for r in rows] == [
-        ("GDM-laptop-0", "done", 90),
-        ("inertial+GDM-laptop-0", "done", 60),
-        ("the equivariant one", "done", 45),
+        ("GDM-laptop-0", "done", 120),
+        ("inertial+GDM-laptop-0", "done", 90),
+        ("the equivariant one", "done", 60),
     ]
     killed = write_queue(tmp_path / "killed.toml", "killed")
     chance = random.Random(0)
@@ -68,7 +68,7 @@ def test_a_queue_killed_five_times_ends_with_the_same_weights(qm9, tmp_path):
         while not any(p.stat().st_mtime_ns > since for p in tmp_path.glob("killed/*/log.jsonl")):
             assert process.poll() is None
             time.sleep(0.05)  # until a run has begun or goes on
-        time.sleep(chance.uniform(0, 1))
+        time.sleep(chance.uniform(0, 0.5))
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
