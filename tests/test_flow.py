@@ -130,6 +130,51 @@ def test_times_are_denser_near_the_data_and_cold_kinds_are_the_likeliest():
     assert warm.types.unique().tolist() == [0, 1, 2, 3, 4]
 
 
+def undecided(sure, seen):
+    """A network to which the atoms of the ranks in `sure` are surely of the first type, and all others any."""
+
+    def network(z, t, mask):
+        seen.append(z)
+        out = torch.zeros_like(z)
+        out[:, sure, 3] = 20.0
+        return out
+
+    return network
+
+
+@pytest.mark.parametrize("choice", [1e-3, 0.5, torch.inf])
+def test_at_time_t_a_share_t_of_the_atoms_is_known_and_the_surest_come_first(choice):
+    process, seen, sure = FlowMatching(SPACE, Gaussian()), [], [1, 4, 6, 7, 9]
+    sizes, generator = torch.tensor([20] * 400), torch.Generator().manual_seed(0)
+    process.sample(undecided(sure, seen), sizes, 4, generator, power=1.0, choice_temperature=choice)
+    known = torch.stack([z[..., 8] == 0 for z in seen])  # (4, B, 20)
+    assert known.sum(-1).eq(torch.tensor([0, 5, 10, 15])[:, None]).all()
+    assert (known[1:] | ~known[:-1]).all()  # what is known stays known
+    share = float(known[1][:, sure].float().mean())
+    expected = {1e-3: 1.0, torch.inf: 0.25}
+    if choice in expected:
+        assert share == pytest.approx(expected[choice], abs=0.04)
+    else:
+        assert 0.5 < share < 1
+
+
+def test_in_an_order_left_to_chance_types_follow_the_network_s_probabilities():
+    process, p = FlowMatching(SPACE, Gaussian()), torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0])
+
+    def network(z, t, mask):
+        out = torch.zeros_like(z)
+        out[..., 3:8] = p.clamp(min=1e-9).log()
+        return out
+
+    found = {}
+    for choice in (torch.inf, 0.5):
+        generator = torch.Generator().manual_seed(0)
+        made = process.sample(network, torch.tensor([20] * 1000), 5, generator, choice_temperature=choice)
+        found[choice] = made.types.flatten().bincount(minlength=5) / made.types.numel()
+    assert (found[torch.inf] - p).abs().max() < 4 * 0.5 / 20_000**0.5
+    assert found[0.5][0] > 0.6  # likely ones are preferred
+
+
 def test_samples_repeat_with_a_seed_and_bad_steps_are_refused():
     model = recipe("CanonFlow").build(COUNTS)
     a, b, c = (model.sample(3, 4, seed=s).positions for s in (0, 0, 1))
@@ -137,8 +182,9 @@ def test_samples_repeat_with_a_seed_and_bad_steps_are_refused():
     assert a.shape != c.shape or not a.equal(c)
     with pytest.raises(ValueError, match="steps 0"):
         model.sample(1, 0)
-    with pytest.raises(ValueError, match="temperature 0 must both be above 0"):
-        model.sample(1, 2, temperature=0)
+    for option in ("power", "temperature", "choice_temperature"):
+        with pytest.raises(ValueError, match=f"{option} 0 is not above 0"):
+            model.sample(1, 2, **{option: 0})
 
 
 # -- molecular graphs -------------------------------------------------------------------------------------------------
