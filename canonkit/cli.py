@@ -166,6 +166,9 @@ def sample(
     eta: Annotated[float | None, typer.Option(help="Diffusion: share of sampling's noise; 0 is DDIM.")] = None,
     heun: Annotated[bool, typer.Option("--heun", help="Flow: second-order steps.")] = False,
     temperature: Annotated[float | None, typer.Option(help="Flow: of kinds and bonds; below 1 likely ones.")] = None,
+    choice_temperature: Annotated[
+        float | None, typer.Option(help="Flow: 0.5 keeps the surest draws first, inf leaves their order to chance.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Generates molecules or images; SDF files get the generated bonds, else those that EDM's distance rule sees."""
@@ -175,11 +178,13 @@ def sample(
     run = _run(source)
     kind = "images" if run.recipe.data == "RotMNIST" else "molecules"
     check_suffix(output, IMAGE_SUFFIXES if kind == "images" else SUFFIXES)  # before the work
-    given = {"eta": eta, "heun": heun or None, "temperature": temperature}
+    given = {"eta": eta, "heun": heun or None}
+    given |= {"temperature": temperature, "choice_temperature": choice_temperature}
     options = {k: v for k, v in given.items() if v is not None}
     known = inspect.signature(run.model.process.sample).parameters
     if unknown := [k for k in options if k not in known]:
-        raise ValueError(f"--{unknown[0]} is not for {type(run.model.process).__name__}: leave it out")
+        option = unknown[0].replace("_", "-")
+        raise ValueError(f"--{option} is not for {type(run.model.process).__name__}: leave it out")
     samples = run.sample(count, steps, seed=seed, randomize=randomize, progress=not as_json, **options)
     if kind == "molecules" and samples.bonds is None:
         samples = samples.with_(bonds=bond_orders(samples))

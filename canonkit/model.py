@@ -110,7 +110,7 @@ class OrbitModel(nn.Module):
             seed: for repeatable samples.
             batch_size: samples at a time, grouped by length; by default as many as an estimate of the memory allows.
             progress: show a bar with the time left.
-            options: the process's own: `eta` of diffusion (0 is DDIM), `heun` of flow.
+            options: the process's own: `eta` of diffusion (0 is DDIM), `heun`, `temperature` and more of flow.
         """
         from tqdm.auto import tqdm
 
