@@ -222,7 +222,7 @@ def ablation_table(evaluations: Iterable[dict]) -> Table:
     machines = " / ".join(sorted({e["hardware"] for e in evaluations}))
     seen = " / ".join(sorted({f"{e['seen']:,}" for e in evaluations}))
     notes = [
-        f"{seen} molecules seen by each, seed {evaluations[0]['seed']}, one network; {machines}. Validation losses: "
+        f"{seen} molecules seen by each, seed {evaluations[0]['seed']}; {machines}. Validation losses: "
         "under a coupling noise depends on the molecules it is dealt out among, here 256 sorted by length.",
         f"Stability of {evaluations[0]['molecules']:,} samples at 10 and 50 network evaluations; "
         f"{evaluations[0]['protocol']}.",
