@@ -166,6 +166,11 @@ def measured_ablation() -> list[dict]:
     return _shipped("ablation-laptop")
 
 
+def measured_longer() -> list[dict]:
+    """`evaluate_ablation` of CanonFlow and its control, CanonFlow-aug, trained longer."""
+    return _shipped("longer-laptop")
+
+
 def _shipped(name: str) -> list[dict]:
     return json.loads((Path(__file__).parent / "pretrained" / f"{name}.json").read_text())
 

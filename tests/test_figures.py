@@ -23,6 +23,7 @@ from canonkit.results import (
     measured_ablation,
     measured_costs,
     measured_laptop,
+    measured_longer,
     measured_steps,
     table1,
 )
@@ -252,10 +253,10 @@ def test_a_flow_is_evaluated_at_several_numbers_of_steps_and_its_ablation_become
 
 
 def test_shipped_ablation_and_steps_are_of_known_recipes_and_equal_budgets():
-    ablation = measured_ablation()
-    assert {e["recipe"] for e in ablation} <= SYSTEMS.keys()
-    assert len({e["seen"] for e in ablation}) == 1
-    assert len({e["seed"] for e in ablation}) == 1
+    for rows in (measured_ablation(), measured_longer()):
+        assert {e["recipe"] for e in rows} <= SYSTEMS.keys()
+        for key in ("seen", "seed", "scale", "molecules"):
+            assert len({e[key] for e in rows}) == 1
     steps = measured_steps()
     assert {e["recipe"] for e in steps} <= cards().keys()
     assert all(e["at"].keys() == {str(n) for n in STEPS} for e in steps)
