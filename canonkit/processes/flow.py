@@ -238,8 +238,8 @@ class FlowMatching(nn.Module):
             temperature: of kinds and bonds, which are drawn from softmax(logits / temperature); below 1 likely ones
                 are preferred, and the law is no longer the model's.
             choice_temperature: of which draws are kept, those with the largest log p + choice_temperature (1 - t) g,
-                g ~ Gumbel; infinite is the model's own law, the order left to chance, and 0.5 makes far better
-                molecules. (MaskGIT, Chang et al. 2022.)
+                g ~ Gumbel. Infinite leaves it to chance, whose law in many small steps is the model's; 0.5 prefers
+                what is likely and makes far more right molecules. (MaskGIT, Chang et al. 2022.)
             on_step: called as on_step(evaluations left, x_t).
         """
         steps = self.T if steps is None else steps
