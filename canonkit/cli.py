@@ -178,8 +178,12 @@ def sample(
     run = _run(source)
     kind = "images" if run.recipe.data == "RotMNIST" else "molecules"
     check_suffix(output, IMAGE_SUFFIXES if kind == "images" else SUFFIXES)  # before the work
-    given = {"eta": eta, "heun": heun or None}
-    given |= {"temperature": temperature, "choice_temperature": choice_temperature}
+    given = {
+        "eta": eta,
+        "heun": heun or None,
+        "temperature": temperature,
+        "choice_temperature": choice_temperature,
+    }
     options = {k: v for k, v in given.items() if v is not None}
     known = inspect.signature(run.model.process.sample).parameters
     if unknown := [k for k in options if k not in known]:

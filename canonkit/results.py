@@ -221,8 +221,8 @@ def ablation_table(evaluations: Iterable[dict]) -> Table:
     for e in evaluations:
         last = e["curve"][-1]
         losses = [last["loss"], last["positions"], last.get("kinds", last.get("types")), last.get("bonds")]
-        kinds = ("atom_stable", "molecule_stable", "valid_by_generated_bonds")
-        shares = [e["at"][n].get(k) for n in ("10", "50") for k in kinds]
+        scores = ("atom_stable", "molecule_stable", "valid_by_generated_bonds")
+        shares = [e["at"][n].get(score) for n in ("10", "50") for score in scores]
         row = [e["recipe"], *("–" if v is None else f"{v:.4f}" for v in losses)]
         rows.append([*row, *("–" if v is None else f"{100 * v:.1f}" for v in shares)])
     machines = " / ".join(sorted({e["hardware"] for e in evaluations}))

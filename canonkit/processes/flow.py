@@ -252,9 +252,10 @@ class FlowMatching(nn.Module):
         real = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device) if mask is None else mask
         x = self._start(z, mask, generator)
         kinds = torch.where(real, self.space.kinds, 0)
-        pairs = _pairs(real)
-        bonds = torch.where(pairs, self.space.ORDERS, 0) if self.space.graphs else None
-        guess = None
+        bonds, guess = None, None
+        if self.space.graphs:
+            upper = _pairs(real).triu(1)
+            bonds = _symmetric(torch.where(upper, self.space.ORDERS, 0))
         count, left = (steps + 1) // 2 if heun else steps, steps
         times = (1 - torch.linspace(1, 0, count + 1) ** power).tolist()
 
@@ -272,11 +273,11 @@ class FlowMatching(nn.Module):
             if heun and s < 1 and left > 0:
                 moved = x + 0.5 * (s - t) * (v + velocity(moved, s)[0])
                 left -= 1
-            x, chance = moved, (choice_temperature, generator)
-            kinds = _reveal(kinds, self.space.kinds, real, s, logits / temperature, *chance)
+            x = moved
+            how = temperature, choice_temperature, generator
+            kinds = _reveal(kinds, self.space.kinds, real, s, logits, *how)
             if bonds is not None:
-                half = _reveal(bonds, self.space.ORDERS, pairs.triu(1), s, pair_logits / temperature, *chance)
-                bonds = _symmetric(half)
+                bonds = _symmetric(_reveal(bonds, self.space.ORDERS, upper, s, pair_logits, *how))
             if on_step is not None:
                 on_step(left, x)
         return self.space.assemble(x, kinds, bonds, real)
@@ -299,13 +300,14 @@ def _reveal(
     places: Tensor,
     share: float,
     logits: Tensor,
-    choice: float,
+    temperature: float,
+    choice_temperature: float,
     generator: torch.Generator | None,
 ) -> Tensor:
     """Tokens of which, in every molecule, that share of those at `places` is not `masked`.
 
-    All masked ones are drawn from the softmax of their logits; kept are those with the largest
-    log p / choice + (1 - share) * Gumbel.
+    All masked ones are drawn from softmax(logits / temperature); kept are those with the largest
+    log p / choice_temperature + (1 - share) * Gumbel.
     """
     hidden = places & (tokens == masked)
     inner = tuple(range(1, tokens.ndim))
@@ -313,14 +315,15 @@ def _reveal(
     if not (more > 0).any():
         return tokens
     home = generator.device if generator is not None else tokens.device
-    p = logits[hidden].float().softmax(-1).to(home)
+    p = (logits[hidden] / temperature).float().softmax(-1).to(home)
     drawn = torch.multinomial(p, 1, generator=generator)
     gumbel = -torch.empty(drawn.shape, device=home).exponential_(generator=generator).log()
-    order = -p.gather(1, drawn).log() / choice - (1 - share) * gumbel
-    order = torch.full(tokens.shape, torch.inf).to(tokens.device).masked_scatter(hidden, order.to(tokens.device))
-    rank = order.flatten(1).argsort(1).argsort(1).view_as(tokens)
+    score = p.gather(1, drawn).log() / choice_temperature + (1 - share) * gumbel
+    drawn, score = drawn.to(tokens.device), score.to(tokens.device)
+    scores = score.new_full(tokens.shape, -torch.inf).masked_scatter(hidden, score)
+    rank = scores.flatten(1).argsort(1, descending=True).argsort(1).view_as(tokens)
     kept = hidden & (rank < more.view(-1, *[1] * len(inner)))
-    return torch.where(kept, tokens.masked_scatter(hidden, drawn.to(tokens.device)), tokens)
+    return torch.where(kept, tokens.masked_scatter(hidden, drawn), tokens)
 
 
 def transport(start: Tensor, end: Tensor, sizes: Tensor) -> Tensor:
