@@ -7,6 +7,7 @@ at in ten minutes on two cores.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,8 +19,10 @@ from canonkit.canonicalizers import canonicalizer
 from canonkit.data.batches import lengths
 from canonkit.data.bonds import with_bonds
 from canonkit.data.canonical import cached_canonical
+from canonkit.data.hydrogens import HEAVY, MOST_HEAVY, WithHydrogens, add_hydrogens, heavy_qm9
 from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.data.rotmnist import SIDE, RotMNIST, load_rotmnist
+from canonkit.metrics.stability import stability
 from canonkit.model import OrbitModel
 from canonkit.molecules import ELEMENTS, Molecules
 from canonkit.networks import EGNN, GNN, Canon, DiT, Haar, Recursive, Symmetrised, Turn, UNet
@@ -68,10 +71,11 @@ SETTINGS = {
     ("RotMNIST", "paper"): Settings(batch_size=128, lr=2e-4, canonicalizer_lr=2e-4, warmup=500, sample_every=0),
     ("RotMNIST", "laptop"): Settings(lr=1e-3, canonicalizer_lr=1e-3, ema=0.999, warmup=200, sample_every=0),
 }
-# What a network, or a flow whatever its network, wants instead of its scale's settings.
+# What a network, a flow whatever its network, or heavy atoms want instead of its scale's settings.
 PREFERRED = {
-    ("flow", "laptop"): {"lr": 1e-3, "muon_lr": 2e-3},
-    ("flow", "paper"): {"lr": 5e-4, "muon_lr": 1e-3, "batch_size": 256},
+    ("flow", "laptop"): {"lr": 1e-3, "muon_lr": 2e-3, "distance_weight": 1.0, "correction": 0.2},
+    ("heavy", "laptop"): {"batch_size": 256},
+    ("flow", "paper"): {"lr": 5e-4, "muon_lr": 1e-3, "batch_size": 256, "distance_weight": 1.0, "correction": 0.2},
     ("EGNN", "laptop"): {"lr": 4e-4},  # with GDM's rate the EGNN's loss left its range within 250 steps
     ("DiT", "paper"): {"batch_size": 256, "lr": 2e-4, "canonicalizer_lr": 2e-6, "clip": 2.0},
     ("DiT*", "paper"): {"batch_size": 256, "lr": 1e-4, "clip": 2.0},
@@ -89,8 +93,10 @@ class System:
     augment: bool = False
     kernel: str | None = None
     flow: dict | None = None  # of flow matching: prior, coupling, bonds, self-conditioning; without it diffusion
+    hydrogens: str | None = None  # BY_RULE: the model is one of heavy atoms
 
 
+BY_RULE = "by rule"
 PLAIN = {"prior": "gaussian", "coupling": False}
 ALIGNED = {"prior": "aligned", "coupling": True}
 GRAPHS = {"graphs": True, "guessing": True}
@@ -117,6 +123,14 @@ SYSTEMS = {
     "Flow+bonds": System("QM9", "Canon", "spectral", flow=ALIGNED | {"graphs": True}),
     "CanonFlow": System("QM9", "Canon", "spectral", flow=ALIGNED | GRAPHS),
     "CanonFlow-aug": System("QM9", "Canon", augment=True, flow=PLAIN | GRAPHS),
+}
+# Every flow on heavy atoms too; hydrogens by rule need bonds.
+SYSTEMS |= {
+    f"{name}-heavy": replace(system, flow=system.flow | {"graphs": True}, hydrogens=BY_RULE)
+    for name, system in SYSTEMS.items()
+    if system.network == "Canon" and name != "Flow+bonds"
+}
+SYSTEMS |= {
     "UNet": System("RotMNIST", "UNet"),
     "canon(p8)+UNet": System("RotMNIST", "UNet", "gcnn8"),
     "canon(p16)+UNet": System("RotMNIST", "UNet", "gcnn16"),
@@ -142,6 +156,7 @@ class Recipe:
     kernel: str | None = None
     kernel_settings: dict | None = None
     flow: dict | None = None
+    hydrogens: str | None = None
 
     @classmethod
     def from_card(cls, card: dict) -> Recipe:
@@ -149,10 +164,34 @@ class Recipe:
         return cls(**card["recipe"] | {"settings": Settings(**card["settings"])})
 
     def prepare(self, data: QM9 | RotMNIST, *, progress: bool = False) -> QM9 | RotMNIST:
-        """`data` with what the recipe needs: bonds and charges for one of molecular graphs."""
-        if self.flow is None or not self.flow.get("graphs") or data.molecules.bonds is not None:
+        """`data` with what the recipe needs: of molecular graphs bonds and charges, of heavy atoms these alone."""
+        if self.flow is None or not self.flow.get("graphs"):
             return data
-        return with_bonds(data, progress=progress)
+        if data.molecules.bonds is None:
+            data = with_bonds(data, progress=progress)
+        return heavy_qm9(data, progress=progress) if self.heavy and "H" in data.molecules.elements else data
+
+    @property
+    def heavy(self) -> bool:
+        """Whether hydrogens are left out and added by rule."""
+        return self.hydrogens == BY_RULE
+
+    @property
+    def longest(self) -> int:
+        """Atoms of the longest molecule; of images 0."""
+        return 0 if self.data != "QM9" else MOST_HEAVY if self.heavy else LONGEST
+
+    def complete(self, samples: Molecules) -> WithHydrogens:
+        """What a model of this recipe sampled, with hydrogens where they are added by rule."""
+        if self.heavy:
+            return add_hydrogens(samples)
+        return WithHydrogens(samples, torch.zeros(len(samples), dtype=torch.bool, device=samples.device))
+
+    def measure(self, samples: Molecules) -> dict[str, float]:
+        """The shares of stable molecules and atoms, by EDM's rule, among what a model of this recipe sampled."""
+        made = self.complete(samples)
+        found = stability(made.molecules, made.refused)
+        return {"molecule_stable": found.molecule_stable, "atom_stable": found.atom_stable}
 
     def card(self, sha256: str, count: int, size_counts: torch.Tensor) -> dict:
         """What run.json must say so that a run can be resumed, built again and believed."""
@@ -169,7 +208,7 @@ class Recipe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             if self.data == "QM9":
-                process = Diffusion(MoleculeSpace(ELEMENTS, LONGEST)) if self.flow is None else _flow(**self.flow)
+                process = Diffusion(MoleculeSpace(ELEMENTS, LONGEST)) if self.flow is None else self._flow(**self.flow)
                 space = process.space
                 network = NETWORKS[self.network](space.features, **self.network_settings, **space.network_options)
                 if self.kernel is not None:
@@ -179,6 +218,12 @@ class Recipe:
                 network = NETWORKS[self.network](1, **self.network_settings)
             h = canonicalizer(self.canonicalizer, **self.canonicalizer_settings)
         return OrbitModel(h, process, network, size_counts)
+
+    def _flow(self, prior: str, coupling: bool, graphs: bool = False, guessing: bool = False) -> FlowMatching:
+        space = MaskedMoleculeSpace(HEAVY if self.heavy else ELEMENTS, self.longest, graphs, guessing)
+        made = AlignedPrior(self.longest) if prior == "aligned" else Gaussian()
+        weights = self.settings.distance_weight or 0.0, self.settings.correction or 0.0
+        return FlowMatching(space, made, coupling, *weights)
 
 
 def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
@@ -195,7 +240,8 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
     if scale not in SIZE[system.network]:
         raise ValueError(f"{name} has no {scale} scale: choose {' or '.join(SIZE[system.network])}")
     h_sizes = SIZE.get(system.canonicalizer.rstrip("0123456789"), {}).get(scale, {})
-    changes = PREFERRED.get(("flow" if system.flow else system.network, scale), {}) | changes
+    preferred = PREFERRED.get(("flow" if system.flow else system.network, scale), {})
+    changes = preferred | (PREFERRED.get(("heavy", scale), {}) if system.hydrogens else {}) | changes
     try:
         settings = replace(SETTINGS[system.data, scale], augment=system.augment, **changes)
     except TypeError:
@@ -214,12 +260,8 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
         system.kernel,
         SIZE[system.kernel][scale] if system.kernel else None,
         system.flow,
+        system.hydrogens,
     )
-
-
-def _flow(prior: str, coupling: bool, graphs: bool = False, guessing: bool = False) -> FlowMatching:
-    made = AlignedPrior(LONGEST) if prior == "aligned" else Gaussian()
-    return FlowMatching(MaskedMoleculeSpace(ELEMENTS, LONGEST, graphs, guessing), made, coupling)
 
 
 def _kernel(name: str, features: int, settings: dict) -> Haar | Recursive:
@@ -267,9 +309,19 @@ class Run:
             "hardware": self.card["hardware"],
         }
 
-    def sample(self, count: int = 1, steps: int | None = None, **options):
-        """`OrbitModel.sample`."""
-        return self.model.sample(count, steps, **options)
+    def sample(self, count: int = 1, steps: int | None = None, *, hydrogens: bool = True, **options):
+        """`OrbitModel.sample`; of a model of heavy atoms with hydrogens added by rule, unless that is not wanted.
+
+        A molecule that RDKit refuses to give hydrogens stays among the samples as it is, with a warning.
+        """
+        samples = self.model.sample(count, steps, **options)
+        if not (self.recipe.heavy and hydrogens):
+            return samples
+        made = add_hydrogens(samples)
+        if made.refused.any():
+            refused, of = int(made.refused.sum()), len(samples)
+            warnings.warn(f"{refused} of {of} molecules have impossible bonds: no hydrogens were added", stacklevel=2)
+        return made.molecules
 
 
 def train_recipe(
@@ -296,7 +348,7 @@ def train_recipe(
     chosen = recipe(name, scale, **changes)
     data = chosen.prepare(data or DATA[chosen.data](progress=progress), progress=progress)
     part = data.part("train")
-    counts = torch.bincount(lengths(part), minlength=LONGEST + 1 if chosen.data == "QM9" else 0)
+    counts = torch.bincount(lengths(part), minlength=chosen.longest + 1 if chosen.longest else 0)
     describe = chosen.card(data.sha256, len(part), counts)
     model = chosen.build(counts)
     canonical = chosen.flow is not None and not chosen.settings.augment and chosen.canonicalizer != "identity"
@@ -317,6 +369,7 @@ def train_recipe(
         resume=resume,
         canonical=canonical,
         describe=describe,
+        measure=chosen.measure if chosen.data == "QM9" else None,
         device=device,
         monitor=monitor,
         progress=progress,

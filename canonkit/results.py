@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from canonkit.data.bonds import with_bonds
 from canonkit.data.qm9 import QM9
 from canonkit.data.rotmnist import RotMNIST
 from canonkit.files import replacing
@@ -23,11 +24,10 @@ from canonkit.metrics import (
     evaluate,
     known_smiles,
     pose_statistics,
-    stability,
 )
 from canonkit.metrics.poses import PLANAR
 from canonkit.molecules import Molecules
-from canonkit.recipes import Run
+from canonkit.recipes import BY_RULE, Run
 from canonkit.tables import html_table, text_table
 from canonkit.training import validate
 
@@ -73,13 +73,16 @@ def evaluate_run(
 
     Of molecular graphs also what is valid, unique and novel by the generated bonds, under `by_generated_bonds`.
     """
-    molecules = run.sample(count, steps, seed=seed, progress=progress)
+    made = run.recipe.complete(run.sample(count, steps, hydrogens=False, seed=seed, progress=progress))
+    molecules = made.molecules
     known = known_smiles(qm9.part("train"), progress=progress)
-    scores = evaluate(molecules, known, progress=progress).as_dict()
-    qm9 = run.recipe.prepare(qm9, progress=progress)
+    scores = evaluate(molecules, known, refused=made.refused, progress=progress).as_dict()
+    if run.recipe.heavy:
+        scores |= {"hydrogens": BY_RULE, "refused": int(made.refused.sum())}
     if molecules.bonds is not None:
-        known = known_smiles(qm9.part("train"), generated=True, progress=progress)
-        found = chemistry(molecules, known, generated=True, progress=progress)
+        graphs = with_bonds(qm9, progress=progress).part("train")
+        known = known_smiles(graphs, generated=True, progress=progress)
+        found = chemistry(molecules, known, generated=True, refused=made.refused, progress=progress)
         scores["by_generated_bonds"] = {
             "valid": found.valid,
             "unique": found.unique,
@@ -87,7 +90,7 @@ def evaluate_run(
             "problems": found.problems,
             "protocol": "generated bonds and charges: one fragment, RDKit's sanitisation, no atom lacks a bond",
         }
-    losses = validate(run.model, qm9.part("valid")[:5000])
+    losses = validate(run.model, run.recipe.prepare(qm9, progress=progress).part("valid")[:5000])
     more = {"steps": steps or run.model.process.T} | {f"validation_{k}": v for k, v in losses.items()}
     return run.provenance() | scores | more
 
@@ -104,11 +107,13 @@ def evaluate_steps(
     """
     at = {}
     for n in steps:
-        molecules = run.sample(count, n, seed=seed, progress=progress)
-        found = stability(molecules)
-        at[str(n)] = {"atom_stable": found.atom_stable, "molecule_stable": found.molecule_stable}
-        if molecules.bonds is not None:
-            at[str(n)]["valid_by_generated_bonds"] = chemistry(molecules, generated=True).valid
+        samples = run.sample(count, n, hydrogens=False, seed=seed, progress=progress)
+        at[str(n)] = run.recipe.measure(samples)
+        if samples.bonds is not None:
+            made = run.recipe.complete(samples)
+            at[str(n)]["valid_by_generated_bonds"] = chemistry(
+                made.molecules, generated=True, refused=made.refused
+            ).valid
     return run.provenance() | {"molecules": count, "protocol": Evaluation.protocol, "at": at}
 
 

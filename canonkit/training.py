@@ -32,7 +32,6 @@ from torch import Tensor
 
 from canonkit.data.batches import LengthBatches, Samples, lengths, take
 from canonkit.files import replacing
-from canonkit.metrics.stability import stability
 from canonkit.model import OrbitModel
 from canonkit.processes import repeatable
 
@@ -51,11 +50,12 @@ class Settings:
         cool_from, cool_to: steps between which they fall linearly to zero; None for never.
         clip: largest norm of the gradient; None for EDM's rule, from the norms before.
         augment: act with a random element of the symmetry group on every training sample.
+        distance_weight: of flow's loss of distances between near atoms.
+        correction: largest standard deviation, in Å, of what flow pushes atoms by in training; 0 for none.
         precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
         seed: of initial weights, order and noise.
         log_every, validate_every, sample_every: in steps, and when the budget is spent; 0 for never.
-        samples, sample_steps: molecules generated for the stability curve, and network evaluations for each; there is
-            no such curve for images.
+        samples, sample_steps: how many are generated to be measured, and network evaluations for each.
     """
 
     batch_size: int = 64
@@ -69,6 +69,8 @@ class Settings:
     cool_to: int | None = None
     clip: float | None = None
     augment: bool = False
+    distance_weight: float | None = None
+    correction: float | None = None
     precision: str = "auto"
     seed: int = 0
     log_every: int = 20
@@ -519,6 +521,7 @@ def train(
     resume: bool = False,
     canonical: bool = False,
     describe: dict | None = None,
+    measure: Callable[[Samples], dict] | None = None,
     device: str | torch.device | None = None,
     monitor: Callable[[list[dict]], None] | None = None,
     progress: bool = True,
@@ -535,6 +538,7 @@ def train(
         resume: continue the run in `out`; without it a folder that holds one is refused.
         canonical: `data` stands in canonical form already.
         describe: what run.json should say of the model and the data, compared at resumption.
+        measure: what is measured of generated samples while training; None for nothing.
         device: by default the best there is.
         monitor: called with all log entries after each new one, for live curves.
         progress: print the cost beforehand and show a bar with the time left.
@@ -637,10 +641,9 @@ def train(
                     bar.set_postfix_str(f"step {state.step}, loss {means['loss']:.4f}", refresh=False)
                 if due(settings.validate_every):
                     log("valid", validate(state.ema, valid[:1024]))
-                if due(settings.sample_every):
-                    found = stability(state.ema.sample(settings.samples, settings.sample_steps, seed=0))
-                    shares = {"molecule_stable": found.molecule_stable, "atom_stable": found.atom_stable}
-                    log("sample", shares | {"samples": settings.samples, "steps": settings.sample_steps})
+                if measure is not None and due(settings.sample_every):
+                    found = measure(state.ema.sample(settings.samples, settings.sample_steps, seed=0))
+                    log("sample", found | {"samples": settings.samples, "steps": settings.sample_steps})
                 if main and now - saved > checkpoint_seconds:
                     state.save(checkpoint)
                     saved = time.monotonic()

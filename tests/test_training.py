@@ -119,7 +119,12 @@ def test_a_truncated_checkpoint_is_noticed_and_the_one_before_it_used(qm9, tmp_p
 
 def test_logs_hold_loss_terms_validation_and_stability(qm9, tmp_path):
     seen = []
-    small_train(qm9, tmp_path, monitor=lambda entries: seen.append(len(entries)))
+    small_train(
+        qm9,
+        tmp_path,
+        measure=recipes.recipe("canon+GDM").measure,
+        monitor=lambda entries: seen.append(len(entries)),
+    )
     log = read_log(tmp_path)
     kinds = [e["kind"] for e in log]
     assert (kinds.count("train"), kinds.count("valid"), kinds.count("sample")) == (4, 2, 1)

@@ -69,12 +69,13 @@ def with_bonds(qm9: QM9, *, progress: bool = True) -> QM9:
     return replace(
         qm9,
         molecules=padded_graphs(qm9.molecules, stored),
-        sha256=content_hash({"bonds": _bytes(about["sha256"]), "positions": _bytes(qm9.sha256)}),
+        sha256=content_hash({"bonds": digest_bytes(about["sha256"]), "positions": digest_bytes(qm9.sha256)}),
         known=stored["known"],
     )
 
 
-def _bytes(digest: str) -> Tensor:
+def digest_bytes(digest: str) -> Tensor:
+    """A hexadecimal hash as bytes, to be hashed with others."""
     return torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from canonkit.files import cache_folder, replacing
 from canonkit.formats import to_rdkit
@@ -105,12 +106,26 @@ def _complete_smiles(mol) -> str:
 
 
 def chemistry(
-    molecules: Molecules, known: Iterable[str] | None = None, *, generated: bool = False, progress: bool = False
+    molecules: Molecules,
+    known: Iterable[str] | None = None,
+    *,
+    generated: bool = False,
+    refused: Tensor | None = None,
+    progress: bool = False,
 ) -> Chemistry:
-    """Validity, uniqueness and, against the SMILES in `known`, novelty; `generated` as for `smiles_of`."""
+    """Validity, uniqueness and, against the SMILES in `known`, novelty; `generated` as for `smiles_of`.
+
+    Molecules `refused`, (B,) bool, got no hydrogens: they are not valid.
+    """
     if not len(molecules):
         raise ValueError("no molecules given to score")
-    smiles, problems = smiles_of(molecules, generated=generated, progress=progress)
+    if refused is None:
+        refused = torch.zeros(len(molecules), dtype=torch.bool)
+    found, problems = smiles_of(molecules[~refused], generated=generated, progress=progress)
+    if refused.any():
+        problems["no hydrogens"] = int(refused.sum())
+    rest = iter(found)
+    smiles = [None if no else next(rest) for no in refused.tolist()]
     valid = [s for s in smiles if s is not None]
     distinct = set(valid)
     novel = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
+from torch import Tensor
+
 from canonkit.metrics.chemistry import chemistry
 from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
@@ -45,9 +47,18 @@ class Evaluation:
         return html_table([self.protocol, ""], self._rows())
 
 
-def evaluate(molecules: Molecules, known: Iterable[str] | None = None, *, progress: bool = False) -> Evaluation:
-    """Stability, validity, uniqueness and, against the SMILES in `known`, novelty."""
-    stable, rdkit = stability(molecules), chemistry(molecules, known, progress=progress)
+def evaluate(
+    molecules: Molecules,
+    known: Iterable[str] | None = None,
+    *,
+    refused: Tensor | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Stability, validity, uniqueness and, against the SMILES in `known`, novelty.
+
+    Molecules `refused`, (B,) bool, got no hydrogens from `add_hydrogens`: they count as not stable and not valid.
+    """
+    stable, rdkit = stability(molecules, refused), chemistry(molecules, known, refused=refused, progress=progress)
     return Evaluation(
         len(molecules),
         stable.molecule_stable,

@@ -82,8 +82,11 @@ class Stability:
 
 
 @torch.no_grad()
-def stability(molecules: Molecules, *, batch_size: int = 4096) -> Stability:
-    """EDM's atom and molecule stability of a batch, in pieces of `batch_size` to bound the memory."""
+def stability(molecules: Molecules, refused: Tensor | None = None, *, batch_size: int = 4096) -> Stability:
+    """EDM's atom and molecule stability of a batch, in pieces of `batch_size` to bound the memory.
+
+    Molecules `refused`, (B,) bool, got no hydrogens: neither they nor their atoms are stable.
+    """
     if not len(molecules):
         raise ValueError("no molecules given to score")
     valence = torch.tensor([VALENCE.get(e, -1) for e in molecules.elements], device=molecules.device)
@@ -93,5 +96,7 @@ def stability(molecules: Molecules, *, batch_size: int = 4096) -> Stability:
             for part in (molecules[k : k + batch_size] for k in range(0, len(molecules), batch_size))
         ]
     )
+    if refused is not None:
+        atoms = atoms & ~refused[:, None]
     whole = (atoms | ~molecules.mask).all(1)
     return Stability(atoms, whole, float(atoms.sum() / molecules.mask.sum()), float(whole.double().mean()))

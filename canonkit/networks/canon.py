@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from canonkit.networks.dit import FAST_WIDTH, TIME_WIDTH, Block, modulate
+from canonkit.networks.dit import TIME_WIDTH, Block, modulate
 from canonkit.networks.egnn import squared_distances
 from canonkit.networks.time import time_features
 
@@ -139,7 +139,7 @@ class Canon(nn.Module):
         """
         fast = self.fast_dtype
         keys = None if mask is None else mask[:, None, None]
-        with torch.autocast(z.device.type, dtype=fast, enabled=fast is not None and self.width >= FAST_WIDTH):
+        with torch.autocast(z.device.type, dtype=fast, enabled=fast is not None):
             e = self.time(time_features(t.to(z.dtype), TIME_WIDTH).to(z.dtype))
             h = self.atoms(z).to(z.dtype)
             if self.order is not None:

@@ -4,11 +4,15 @@ r"""Flow matching of molecules and molecular graphs: a straight way for position
                                                              so is, of graphs, every bond b_ij
     the network predicts x_1, kinds and bonds from (x_t, a_t, b_t, t)
     loss:      w_x |x_1 - x_1^|^2 / 3 n  +  w_a mean over masked atoms of -log p(a_i)
-               + w_b mean over masked pairs of -log p(b_ij),                               t = sqrt(U), U uniform
+               + w_b mean over masked pairs of -log p(b_ij)
+               + w_d mean over near pairs of t^2 | |x_i^ - x_j^| - |x_i - x_j| |,          t = sqrt(U), U uniform
     sampling:  dx/dt = (x_1^ - x_t) / (1 - t) by Euler or Heun steps;  at t, a share t of each molecule's atoms and of
                its pairs is known: what is masked is drawn, and the surest draws are kept (Chang et al. 2022)
     guessing:  the network is also given what it predicted in the step before (self-conditioning, Chen et al. 2022); in
                training, for half of the batches, what it predicts without
+    near:      pairs of atoms closer than 2.7 Å in the data: bonds and angles
+    correction: in training, half the atoms of half of the molecules are pushed from x_t at t > 1/4, so that the network
+               learns to mend its own mistakes (as FlowMol3, Dunn and Koes 2025)
     coupling:  among molecules of one size in a batch, x_0 are dealt out so that sum |x_0 - x_1|^2 is least; nothing is
                turned or permuted within a molecule
 
@@ -31,6 +35,8 @@ from canonkit.processes.diffusion import Loss, Network
 from canonkit.processes.spaces import MoleculeSpace
 
 POSITIONS, KINDS, BONDS = 1.0, 0.2, 0.5  # weights of the loss
+NEAR = 2.7  # Å; pairs whose distances have a loss of their own
+CORRECTED_FROM = 0.25  # the time from which atoms are pushed
 STEPS = 100  # network evaluations where nothing else is said
 
 
@@ -105,6 +111,7 @@ class FlowDraw:
         u: uniform, (B, N): atoms with u >= t are masked.
         v: the same for pairs, symmetric, (B, N, N), of graphs.
         twice: whether the network is asked twice, the second time with its first guess.
+        push: what is added to x_t in Å, (B, N, 3).
     """
 
     t: Tensor
@@ -112,10 +119,11 @@ class FlowDraw:
     u: Tensor
     v: Tensor | None = None
     twice: bool = False
+    push: Tensor | None = None
 
     def __getitem__(self, rows) -> FlowDraw:
-        v = None if self.v is None else self.v[rows]
-        return FlowDraw(self.t[rows], self.start[rows], self.u[rows], v, self.twice)
+        v, push = (None if x is None else x[rows] for x in (self.v, self.push))
+        return FlowDraw(self.t[rows], self.start[rows], self.u[rows], v, self.twice, push)
 
 
 def _pairs(mask: Tensor) -> Tensor:
@@ -136,13 +144,23 @@ class FlowMatching(nn.Module):
         space: of the molecules.
         prior: of x_0.
         coupling: deal x_0 out by optimal transport.
+        distance_weight: w_d of the loss of distances.
+        correction: largest standard deviation of a push in Å; 0 for none.
     """
 
     T = STEPS
 
-    def __init__(self, space: MaskedMoleculeSpace, prior: nn.Module, coupling: bool = False):
+    def __init__(
+        self,
+        space: MaskedMoleculeSpace,
+        prior: nn.Module,
+        coupling: bool = False,
+        distance_weight: float = 0.0,
+        correction: float = 0.0,
+    ):
         super().__init__()
         self.space, self.prior, self.coupling = space, prior, coupling
+        self.distance_weight, self.correction = distance_weight, correction
 
     def _start(self, z: Tensor, mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
         noise = self.space.noise(z[..., :3], mask, generator)
@@ -164,7 +182,12 @@ class FlowMatching(nn.Module):
         if self.coupling:
             start = start[transport(start, z[..., :3], x.sizes)]
         u, v = uniform(B, N), _symmetric(uniform(B, N, N)) if self.space.graphs else None
-        return FlowDraw(t, start, u, v, twice=self.space.guessing and bool(uniform(1) < 0.5))
+        twice, push = self.space.guessing and bool(uniform(1) < 0.5), None
+        if self.correction:
+            pushed = (uniform(B, 1) < 0.5) & (uniform(B, N) < 0.5) & (t > CORRECTED_FROM)[:, None]
+            sd = self.correction * uniform(B, 1) * pushed
+            push = sd[..., None] * self.space.noise(z[..., :3], mask, generator)
+        return FlowDraw(t, start, u, v, twice, push)
 
     def loss(self, network: Network, x: Molecules, draw: FlowDraw | None = None) -> Loss:
         """The training loss of a batch; `x` is taken as it is (canonicalize it before)."""
@@ -173,6 +196,8 @@ class FlowMatching(nn.Module):
         t, kinds = draw.t[:, None, None], self.space.kinds_of(x)
         hidden = x.mask & (draw.u >= draw.t[:, None])
         x_t = (1 - t) * draw.start + t * z[..., :3]
+        if draw.push is not None:
+            x_t = self.space.project(x_t + draw.push, mask)
         bonds, unseen = None, None
         if self.space.graphs:
             unseen = _pairs(x.mask) & (draw.v >= t)
@@ -187,6 +212,8 @@ class FlowMatching(nn.Module):
         terms = {"positions": POSITIONS * square.mean(), "kinds": KINDS * _surprise(logits, kinds, hidden)}
         if self.space.graphs:
             terms["bonds"] = BONDS * _surprise(pair_logits, x.bonds.long(), unseen)
+        if self.distance_weight:
+            terms["distances"] = self.distance_weight * _distance_error(places, x, t.square())
         return Loss(sum(terms.values()), terms)
 
     def _predict(
@@ -292,6 +319,14 @@ def _surprise(logits: Tensor, target: Tensor, where: Tensor) -> Tensor:
     """Mean of -log p(target) where it is asked for; zero where nowhere."""
     found = cross_entropy(logits.movedim(-1, 1), target, reduction="none") * where
     return found.sum() / where.sum().clamp(min=1)
+
+
+def _distance_error(places: Tensor, x: Molecules, weight: Tensor) -> Tensor:
+    """Mean over near pairs of weight * | |x_i^ - x_j^| - |x_i - x_j| |, Å; the gradient stays finite at distance 0."""
+    d = x.distances()
+    near = _pairs(x.mask) & (d < NEAR)
+    found = ((places[:, :, None] - places[:, None]).square().sum(-1) + 1e-8).sqrt()
+    return ((found - d).abs() * near * weight).sum() / near.sum().clamp(min=1)
 
 
 def _reveal(
