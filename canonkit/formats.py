@@ -393,12 +393,13 @@ def to_ase(molecules: Molecules) -> list:
 
 # -- SDF --------------------------------------------------------------------------------------------------------------
 
-# What most records look like: V2000, atoms without charge, isotope or query, bonds of order 1 to 4. RDKit reads the
+# What most records look like: V2000, atoms without isotope or query, bonds of order 1 to 4. RDKit reads the
 # others.
 _PLAIN = re.compile(
     r".*\n.*\n.*\n([ \d]{3})([ \d]{3})  0.*V2000 *\n"
     r"((?:(?:[ \d-]{4}\d\.\d{4}){3} [A-Z][a-z ]  0  0(?:  [0-3](?:  0)*)? *\n)+)"
-    r"((?:[ \d]{3}[ \d]{3}  [1-4](?:  [0-6](?:  0)*)? *\n)*)M  END *(?:\n|$)"
+    r"((?:[ \d]{3}[ \d]{3}  [1-4](?:  [0-6](?:  0)*)? *\n)*)"
+    r"((?:M  CHG(?: [ \d]\d)(?: [ \d]{2}\d [ \d-]{2}\d)+ *\n)*)M  END *(?:\n|$)"
 )
 _FIELD = re.compile(r"^>[^<\n]*<(.+)>[^>\n]*\n((?:(?!>[^<\n]*<.+>).+\n?)*)", re.MULTILINE)
 PIECE = 2**22  # bytes of a file looked at together
@@ -503,8 +504,18 @@ def _plain_graphs(texts: list[str]) -> list[_Graph | None]:
     ):
         if not bad:
             atoms = slice(end - n, end)
-            found[k] = _Graph(positions[atoms], numbers[atoms], zeros[:n], zeros[:n], rows[start : start + e])
+            charges = _charges(matches[k][5], n) if matches[k][5] else zeros[:n]
+            found[k] = _Graph(positions[atoms], numbers[atoms], charges, zeros[:n], rows[start : start + e])
     return found
+
+
+def _charges(lines: str, n: int) -> np.ndarray:
+    """Formal charges by the lines M  CHG, of which each lists some atoms and their charges."""
+    charges = np.zeros(n, dtype=np.int64)
+    for line in lines.splitlines():
+        pairs = np.array(line[9:].split(), dtype=np.int64).reshape(-1, 2)
+        charges[pairs[:, 0] - 1] = pairs[:, 1]
+    return charges
 
 
 def _write_sdf(molecules: Molecules, path: Path) -> None:
