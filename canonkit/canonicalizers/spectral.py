@@ -57,8 +57,9 @@ def spectrum(centred: Molecules) -> Spectrum:
     values, vectors = torch.linalg.eigh(torch.diag_embed(diagonal) - w)
     values = torch.nn.functional.pad(values, (0, 4), value=OUTSIDE)  # where there are fewer than four atoms
     u = torch.nn.functional.pad(vectors, (0, 4))[..., 1:3] * mask[..., None]
-    gaps = values[:, 1:4].diff(dim=1), values[:, 1:3] - values[:, 0:2]  # above u_1 and u_2, and below
-    near = (gaps[0] < GAP * values[:, 2:4]) | (values[:, 1:3] >= OUTSIDE) | (torch.minimum(*gaps) < FLOOR)
+    gap = values[:, 1:4] - values[:, 0:3]  # below u_1, between u_1 and u_2, above u_2
+    close = gap < (GAP * values[:, 1:4].abs()).clamp(min=FLOOR)
+    near = close[:, :2] | close[:, 1:] | (values[:, 1:3] >= OUTSIDE)
     near[:, 1] |= near[:, 0]  # u_2 is no clearer than u_1
     sign, silent = _signs(u, z, torch.linalg.vector_norm(centred.positions, dim=-1))
     return Spectrum((u * sign[:, None]).to(dtype), near | silent)
