@@ -138,7 +138,7 @@ def from_rdkit(mols: Iterable, **options) -> Molecules:
     graphs = [_graph(mol, f"molecule {b}") for b, mol in enumerate(mols)]
     flat = sum(not mol.GetConformer().Is3D() and len(g.numbers) > 1 for mol, g in zip(mols, graphs, strict=True))
     titles = [mol.GetProp("_Name") if mol.HasProp("_Name") else "" for mol in mols]
-    data = [{k: str(v) for k, v in mol.GetPropsAsDict(False, False).items()} for mol in mols]
+    data = [{k: str(v) for k, v in mol.GetPropsAsDict(False, False, False).items()} for mol in mols]
     return _assembled(graphs, titles, data, flat, **options)
 
 
@@ -525,17 +525,28 @@ def _write_sdf(molecules: Molecules, path: Path) -> None:
     with rdBase.BlockLogs(), open(path, "w", encoding="utf-8") as file:
         for start in range(0, len(molecules), 1024):  # bounded memory
             for b, mol in enumerate(to_rdkit(molecules[start : start + 1024].with_(data=None), stereo=True), start):
-                file.write(Chem.MolToMolBlock(mol, kekulize=False))
+                text = Chem.MolToMolBlock(mol, kekulize=False)
+                file.write(text if molecules.radicals is None else _with_radicals(text, mol, b))
                 for name, value in (molecules.data[b] if molecules.data is not None else {}).items():
                     file.write(f"> <{name}>\n{value}\n\n")
                 file.write("$$$$\n")
 
 
+def _with_radicals(text: str, mol, b: int) -> str:
+    """A mol block that names all unpaired electrons; RDKit's own leaves out those of metals."""
+    wanted = [atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()]
+    if " V2000" in text:
+        text = re.sub(r"^M  RAD.*\n", "", text, flags=re.MULTILINE)
+        said = "".join(f"M  RAD  1 {i:3d} {n + 1:3d}\n" for i, n in enumerate(wanted, 1) if n)
+        text = text.replace("M  END", f"{said}M  END")
+    found = _rdkit_graph(text, f"molecule {b}")[0].radicals.tolist() if max(wanted) < 3 else []
+    if found != wanted:
+        raise ValueError(f"molecule {b} has unpaired electrons that SDF cannot name: write an .npz")
+    return text
+
+
 def _check_texts(molecules: Molecules) -> None:
     """Raises ValueError for what an SDF file cannot hold and would lose."""
-    if molecules.radicals is not None and (molecules.radicals > 2).any():
-        b, i = (molecules.radicals > 2).nonzero()[0].tolist()
-        raise ValueError(f"atom {i} of molecule {b} has more than 2 unpaired electrons, which SDF cannot say: use .npz")
     for b, title in enumerate(molecules.titles or ()):
         if re.search(r"[\r\n]|^\$\$\$\$", title):
             raise ValueError(f"the title of molecule {b}, {title!r}, is not one line of text: change it")

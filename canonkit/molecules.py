@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from canonkit.groups import act
@@ -177,18 +176,20 @@ class Molecules:
         Raises:
             ValueError: naming the molecule, for NaN or infinite coordinates, or atoms closer than 0.1 Å.
         """
+        from scipy.spatial import cKDTree
+
         self.check_finite()
         # One tree of all atoms, each molecule in a layer of its own: no table of all pairs.
         layer, atom = self.mask.nonzero().T.cpu().numpy()
         x = np.column_stack([self.positions[self.mask].detach().cpu().double().numpy(), layer])
         tree = cKDTree(x, balanced_tree=False, compact_nodes=False)
-        nearest, other = tree.query(x, k=[2], distance_upper_bound=CLOSEST)
-        if len(close := np.flatnonzero(np.isfinite(nearest[:, 0]))):
+        nearest, which = tree.query(x, k=2, distance_upper_bound=CLOSEST)
+        if len(close := np.flatnonzero(np.isfinite(nearest[:, 1]))):
             k = close[0]
-            raise ValueError(
-                f"atoms {atom[k]} and {atom[other[k, 0]]} of molecule {layer[k]} lie {nearest[k, 0]:.3f} Å apart "
-                f"(less than {CLOSEST} Å)"
-            )
+            other = next(o for o in which[k] if o != k)
+            i, j = sorted((atom[k], atom[other]))
+            d = np.linalg.norm(x[k] - x[other])
+            raise ValueError(f"atoms {i} and {j} of molecule {layer[k]} lie {d:.3f} Å apart (less than {CLOSEST} Å)")
         return self
 
     def check_finite(self) -> None:
