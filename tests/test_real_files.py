@@ -18,6 +18,7 @@ import canonkit as ck
 from canonkit import formats
 from canonkit.data.bonds import perceive_bonds
 from canonkit.formats import from_ase, from_pyg, from_rdkit, read, to_ase, to_pyg, to_rdkit, write
+from canonkit.groups import haar_rotations
 from canonkit.molecules import SYMBOLS, Molecules
 
 WATER = [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0.0]]
@@ -462,3 +463,103 @@ def test_images_are_kept_or_refused(tmp_path):
             write(wrong, tmp_path / "b.npz")
     with pytest.raises(ValueError, match="make no sheet"):
         write(torch.zeros(1, 2, 8, 8), tmp_path / "b.png")
+
+
+# -- poses ------------------------------------------------------------------------------------------------------------
+
+AXES = np.concatenate([np.eye(3), -np.eye(3)])
+CARBON, HYDROGEN = [[0.67, 0, 0], [-0.67, 0, 0]], [[x, y, 0] for x in (1.23, -1.23) for y in (0.92, -0.92)]
+ALLENE = [
+    [0, 0, 0],
+    [0, 0, 1.31],
+    [0, 0, -1.31],
+    [0.93, 0, 1.87],
+    [0, 0.93, -1.87],
+    [-0.93, 0, 1.87],
+    [0, -0.93, -1.87],
+]
+
+
+@pytest.mark.parametrize(
+    ("positions", "numbers"),
+    [
+        ([[0, 0, 0], *1.56 * AXES], [16] + [9] * 6),
+        ([*1.95 * AXES[[0, 1, 3, 4]], [0, 0, 0]], [9] * 4 + [54]),
+        ([CARBON[0], *HYDROGEN[:2], *HYDROGEN[2:], CARBON[1]], [6, 1, 1, 1, 1, 6]),
+        ([CARBON[0], HYDROGEN[2], HYDROGEN[3], HYDROGEN[0], HYDROGEN[1], CARBON[1]], [6, 1, 1, 1, 1, 6]),
+        (ALLENE, [6, 6, 6, 1, 1, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("name", ["inertial", "spectral-pose", "frame"])
+def test_flagged_poses_are_well_defined_too(generator, name, positions, numbers):
+    torch.manual_seed(0)
+    h = ck.canonicalizer(name).double()
+    for _ in range(6):
+        order = torch.randperm(len(numbers), generator=generator).numpy()
+        x = Molecules.from_list([np.array(positions, dtype=float)[order]], [np.array(numbers)[order]])
+        turned = x[[0] * 6].act(haar_rotations(6, generator=generator, dtype=torch.float64))
+        assert h(x).ambiguous.all()
+        assert (h(turned).x.positions - h(x).x.positions).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["spectral-pose", "spectral", "inertial-spectral"])
+@pytest.mark.parametrize("spread", [5, 25, 100])
+def test_clusters_are_flagged_or_have_one_pose(name, spread):
+    found = []
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        turns = [np.linalg.qr(random.normal(size=(3, 3)))[0] for _ in range(5)]
+        x = np.concatenate([np.array(WATER) @ turn + spread * random.normal(size=3) for turn in turns])
+        found.append(ck.certify(ck.canonicalizer(name), Molecules.from_list([x], [[8, 1, 1] * 5])))
+    assert max(c.max_error for c in found) < 1e-6
+    assert sum(c.ambiguous_share for c in found) > 0
+
+
+def test_a_gas_of_one_kind_has_no_spectrum():
+    x = Molecules.from_list([25 * np.random.default_rng(0).normal(size=(6, 3))], [[2] * 6])
+    assert ck.canonicalizer("spectral-pose")(x).ambiguous.all()
+
+
+def test_a_nan_is_named():
+    x = Molecules.from_arrays(np.stack([WATER, np.multiply(WATER, np.nan)]), [[8, 1, 1]] * 2)
+    for name in ("inertial", "frame", "spectral"):
+        with pytest.raises(ValueError, match="molecule 1 has a NaN"):
+            ck.canonicalizer(name)(x)
+
+
+# -- views and command line -------------------------------------------------------------------------------------------
+
+
+def test_captions_are_text(tmp_path):
+    x = Molecules.from_list([WATER], [[8, 1, 1]])
+    ck.draw(x, captions=["$x^$"]).savefig(tmp_path / "a.png")
+    numbers = ck.explore(x[[0, 0]], {"a": torch.tensor([1.0, torch.inf]), "b": torch.zeros(2)}).map.properties
+    assert numbers["a"] == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sample", "CanonFlow", "-o", "x.sdf", "-n", "0"], "--count 0 is too few"),
+        (["sample", "CanonFlow", "-o", "x.sdf", "--steps", "-2"], "--steps -2 is too few"),
+        (["train", "GDM", "--out", "r", "--steps", "-1"], "--steps -1 is too few"),
+        (["train", "GDM", "--out", "r", "--minutes", "nan"], "--minutes nan is no time"),
+        (["train", "GDM", "--out", "r", "--device", "abacus"], "there is no device 'abacus' here"),
+        (["data", "qm9", "--path", "other.sdf"], "other.sdf: record 1 is titled 'mol A'"),
+        (["sample", "run", "-o", "x.sdf"], "run.json is damaged"),
+    ],
+)
+def test_the_command_line_answers_in_one_line(tmp_path, monkeypatch, capsys, words, message):
+    from canonkit.cli import main
+
+    put(tmp_path, "other.sdf", block(ATOMS, BONDS, title="mol A"))
+    (tmp_path / "run").mkdir()
+    put(tmp_path / "run", "run.json", "{")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["canonkit", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 1
+    assert last.startswith("canonkit: ")
+    assert message in last
