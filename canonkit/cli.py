@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -21,10 +22,11 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout, 
 
 
 def main() -> None:
-    """Entry point: expected errors become one line on stderr and exit status 1."""
+    """Entry point: expected errors become one line on stderr and exit status 1, warnings one line each."""
+    warnings.formatwarning = lambda message, *args, **options: f"canonkit: {message}\n"
     try:
         app()
-    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"canonkit: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 
@@ -117,6 +119,11 @@ def train(
         raise ValueError("give a recipe and --out, or a --queue")
     if until_stdin_closes:
         stop_when_stdin_closes()
+    _at_least_one(steps=steps, threads=threads)
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"--minutes {minutes:g} is no time: give more than 0")
+    if device is not None:
+        _check_device(device)
     if threads:
         torch.set_num_threads(threads)
     if minutes is None and steps is None:
@@ -175,6 +182,7 @@ def sample(
     from canonkit.formats import IMAGE_SUFFIXES, SUFFIXES, check_suffix, write
     from canonkit.metrics.stability import bond_orders
 
+    _at_least_one(count=count, steps=steps)
     run = _run(source)
     kind = "images" if run.recipe.data == "RotMNIST" else "molecules"
     check_suffix(output, IMAGE_SUFFIXES if kind == "images" else SUFFIXES)  # before the work
@@ -217,6 +225,7 @@ def evaluate(
     from canonkit.metrics import known_smiles
     from canonkit.results import evaluate_denoising, evaluate_run, save_evaluation
 
+    _at_least_one(count=count, steps=steps)
     show = not as_json
     if source == "qm9" or Path(source).suffix.lower() in SUFFIXES:
         qm9 = load_qm9(progress=show)
@@ -297,6 +306,7 @@ def bench(
     images: canonicalizers of images, G-CNN against rotated copies, and how well they follow a turn."""
     from canonkit import bench as benches
 
+    _at_least_one(repeat=repeat)
     known = {
         "qm9": (benches.bench_qm9, benches.describe),
         "systems": (benches.bench_systems, benches.describe_systems),
@@ -325,6 +335,7 @@ def release(
     from canonkit.recipes import load_run
     from canonkit.results import evaluate_denoising, evaluate_run
 
+    _at_least_one(count=count, steps=steps)
     show = not as_json
 
     def measure(run):
@@ -343,11 +354,32 @@ def _run(source: str):
     from canonkit.releases import cards, load
 
     if Path(source).is_dir():
-        return load_run(source)
+        try:
+            return load_run(source)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{Path(source) / 'run.json'} is damaged ({error!r}): train the run anew") from error
     if source not in cards():
         names = ", ".join(cards()) or "none yet"
         raise ValueError(f"{source} is neither a run's folder nor the name of trained weights ({names})")
     return load(source)
+
+
+def _at_least_one(**values: int | None) -> None:
+    """Raises ValueError for an option below 1."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value} is too few: give 1 or more")
+
+
+def _check_device(name: str) -> None:
+    """Raises ValueError for a device that this machine does not have."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".:")
+        raise ValueError(f"there is no device {name!r} here ({reason}): give cpu, or leave --device out") from error
 
 
 def _known_data(name: str) -> None:

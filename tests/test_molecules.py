@@ -55,7 +55,7 @@ def test_elements_outside_qm9_make_a_table_of_their_own():
         (np.zeros((1, 3, 3)), np.ones((1, 2)), {}, r"\(1, 3, 3\) and numbers \(1, 2\) do not fit"),
         (np.zeros((1, 3, 2)), np.ones((1, 3)), {}, "do not fit"),
         (np.zeros((3, 3)), np.ones(3), {}, "do not fit"),
-        (np.zeros((1, 2, 3)), [[6, 79]], {}, "atomic number 79"),
+        (np.zeros((1, 2, 3)), [[6, 119]], {}, "atomic number 119"),
         (np.zeros((1, 2, 3)), [[6, -1]], {}, "atomic number -1"),
         (np.zeros((1, 2, 3)), [[6, 17]], {"elements": ELEMENTS}, "element Cl is not in the table"),
         (np.zeros((1, 2, 3)), [[6, 1]], {"elements": ("C", "Hx")}, "Hx"),

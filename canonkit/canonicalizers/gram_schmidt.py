@@ -30,8 +30,9 @@ def labelled_vectors(centred: Molecules) -> tuple[Tensor, Tensor]:
 def rotation_from(a: Tensor, b: Tensor, scale: Tensor, centred: Molecules) -> tuple[Tensor, Tensor]:
     """h(x) from equivariant vectors a and b, and where they had to be replaced.
 
-    Where |a|, or the part of b across a, is below `TOLERANCE` x scale, labelled vectors of the molecule stand in; where
-    those fail as well (a line, a point) so does any rotation about the line, and coordinate axes do.
+    Where |a|, or the part of b across a, is below `TOLERANCE` x scale, labelled vectors of the molecule stand in, and
+    where those vanish its atoms, the first that does not; where none is left (a line, a point) any rotation about the
+    line is as good, and coordinate axes do.
 
     Args:
         a, b: equivariant vectors, (B, 3).
@@ -48,6 +49,11 @@ def rotation_from(a: Tensor, b: Tensor, scale: Tensor, centred: Molecules) -> tu
     def usable(v: Tensor, scale: Tensor) -> Tensor:
         return torch.linalg.vector_norm(v.detach(), dim=-1) > (TOLERANCE * scale).clamp(min=1e-6)
 
+    def first_atom(x: Tensor) -> tuple[Tensor, Tensor]:
+        far = torch.linalg.vector_norm(x, dim=-1) > (TOLERANCE * size).clamp(min=1e-6)[:, None]
+        which = far.to(torch.uint8).argmax(1)
+        return far.any(1), x.gather(1, which[:, None, None].expand(-1, 1, 3))[:, 0]
+
     def choose(*candidates: tuple[Tensor, Tensor], default: Tensor) -> Tensor:
         chosen = default
         for good, v in reversed(candidates):
@@ -55,7 +61,8 @@ def rotation_from(a: Tensor, b: Tensor, scale: Tensor, centred: Molecules) -> tu
         return chosen
 
     a_good = usable(a, scale)
-    a = choose((a_good, a), (usable(p, size), p), (usable(q, size), q), default=eye[0].expand_as(a))
+    atoms = centred.positions.detach()
+    a = choose((a_good, a), (usable(p, size), p), (usable(q, size), q), first_atom(atoms), default=eye[0].expand_as(a))
     v1 = torch.nn.functional.normalize(a, dim=-1).detach()
 
     def across(v: Tensor) -> Tensor:
@@ -63,5 +70,6 @@ def rotation_from(a: Tensor, b: Tensor, scale: Tensor, centred: Molecules) -> tu
 
     b_good = usable(across(b), scale)
     least = eye[v1.abs().argmin(-1)]  # the coordinate axis most nearly across v1
-    b = choose((b_good, b), (usable(across(p), size), p), (usable(across(q), size), q), default=least)
+    atom = first_atom(atoms - (atoms * v1[:, None]).sum(-1, keepdim=True) * v1[:, None])
+    b = choose((b_good, b), (usable(across(p), size), p), (usable(across(q), size), q), atom, default=least)
     return gram_schmidt(a, b), ~(a_good & b_good)

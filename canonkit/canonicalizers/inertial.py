@@ -36,14 +36,12 @@ class Inertial(Canonicalizer):
         scale = (m * (x @ v).abs() ** 3).sum(1) / total
         telling = moment.abs() / scale.clamp(min=torch.finfo(x.dtype).tiny)
         telling = torch.where(scale > TOLERANCE * s[:, :1].clamp(min=0) ** 1.5, telling, 0)
-        # Where third moments say nothing, the labelled vectors do, and the molecule is flagged.
-        p, q = labelled_vectors(centred)
-        label = torch.nn.functional.normalize((p[:, None] @ v).squeeze(1), dim=-1)
+        # Where third moments say nothing the labels do, and the molecule is flagged.
         silent = telling <= TOLERANCE
-        moment = torch.where(silent, label, moment)
-        v = torch.where(moment[:, None] < 0, -v, v)
-        # The axis with the least telling moment takes its sign from the determinant.
-        weakest = torch.where(silent, TOLERANCE * label.abs(), telling).argmin(-1)
+        v = torch.where(torch.where(silent, _labels(centred, v), moment)[:, None] < 0, -v, v)
+        axis = v[..., 0]
+        # The axis with the least telling moment takes its sign from the determinant; of silent ones the last.
+        weakest = torch.where(silent, -torch.arange(1, 4, device=x.device).to(x), telling).argmin(-1)
         flip = torch.linalg.det(v) < 0
         sign = 1 - 2 * (flip[:, None] * torch.nn.functional.one_hot(weakest, 3)).to(x.dtype)
         v1, v2, v3 = (v * sign[:, None]).unbind(-1)
@@ -55,7 +53,18 @@ class Inertial(Canonicalizer):
         def in_plane(w: Tensor) -> Tensor:
             return torch.where(gap23[:, None], w - (w * v3).sum(-1, keepdim=True) * v3, 0)
 
-        a = torch.where(gap12[:, None], v1, in_plane(p))
+        # Where only v1 is an axis, the other two are any pair across it, whose determinant says nothing of its sign.
+        p, q = labelled_vectors(centred)
+        a = torch.where(gap12[:, None], torch.where(gap23[:, None], v1, axis), in_plane(p))
         b = torch.where(gap12[:, None], torch.where(gap23[:, None], v2, 0), in_plane(q))
         g, replaced = rotation_from(a, b, torch.ones_like(s[:, 0]), centred)
         return g, ambiguous | replaced
+
+
+def _labels(centred: Molecules, v: Tensor) -> Tensor:
+    """A number (B, 3) for each axis that changes sign with it: of the labelled vectors, else of the first atom off."""
+    x = centred.positions
+    size = x.square().sum((1, 2)).sqrt()
+    candidates = torch.cat([torch.stack(labelled_vectors(centred), 1), x], 1) @ v  # (B, N + 2, 3)
+    far = candidates.abs() > (TOLERANCE * size).clamp(min=1e-6)[:, None, None]
+    return candidates.gather(1, far.to(torch.uint8).argmax(1, keepdim=True))[:, 0]

@@ -32,7 +32,8 @@ class Canonicalize:
         vectors: node attributes (n, 3) that turn with the molecule, where there are such.
 
     Raises:
-        ValueError: no `pos` or `z`; an element that the table lacks; an adjacency matrix where h orders atoms.
+        ValueError: no `pos` or `z`; an element that the table lacks; an adjacency matrix, or another
+            index than that of edges, where h orders atoms.
     """
 
     def __init__(
@@ -57,24 +58,33 @@ class Canonicalize:
         for key in ("pos", "z"):
             if getattr(data, key, None) is None:
                 raise ValueError(f"{data} has no {key}: a molecule is `pos` in Å and atomic numbers `z`")
-        sizes = data.ptr.diff().tolist() if hasattr(data, "ptr") else [len(data.z)]
-        x = Molecules.from_list(
-            [p.cpu().numpy() for p in data.pos.split(sizes)],
-            [z.cpu().numpy() for z in data.z.split(sizes)],
-            elements=self.elements,
-        ).to(data.pos.device)
+        sizes = _sizes(data)
+        x = Molecules.from_list(data.pos.split(sizes), data.z.split(sizes), elements=self.elements).to(data.pos.device)
         c = self.h(x)
         new = copy.copy(data)
-        new.pos = c.x.positions[c.x.mask].to(data.pos)
+        kind = data.pos.dtype if data.pos.is_floating_point() else c.x.positions.dtype
+        new.pos = c.x.positions[c.x.mask].to(data.pos.device, kind)
         back = inverse(c.g)
         for key in self.vectors:
             if getattr(data, key, None) is not None:
-                turned = act(back.repeat_interleave(x.sizes, 0).to(data[key]), data[key][:, None])
+                v = data[key] if data[key].is_floating_point() else data[key].to(kind)
+                turned = act(back.repeat_interleave(x.sizes, 0).to(v), v[:, None])
                 new[key] = turned[:, 0] if c.order is None else turned[_whole(c.order, x)][:, 0]
         if c.order is not None:
             _reorder(new, data, _whole(c.order, x), done=("pos", "batch", "ptr", *self.vectors))
         new.g, new.ambiguous = c.g, c.ambiguous
         return new
+
+
+def _sizes(data) -> list[int]:
+    """Atoms of each molecule, by `ptr` or `batch`."""
+    if hasattr(data, "ptr"):
+        return data.ptr.diff().tolist()
+    if getattr(data, "batch", None) is None:
+        return [len(data.z)]
+    if (data.batch.diff() < 0).any():
+        raise ValueError("batch is not sorted: put each molecule's atoms together")
+    return data.batch.bincount().tolist()
 
 
 def _whole(order: Tensor, x: Molecules) -> Tensor:
@@ -84,7 +94,7 @@ def _whole(order: Tensor, x: Molecules) -> Tensor:
 
 
 def _reorder(new, data, order: Tensor, done: Sequence[str]) -> None:
-    """Puts node attributes in the new order and renumbers, by PyG's convention, what has `index` in its name."""
+    """Puts node attributes in the new order and renumbers edge indices and faces."""
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     for key, value in data.to_dict().items():
@@ -92,8 +102,10 @@ def _reorder(new, data, order: Tensor, done: Sequence[str]) -> None:
             continue
         if "adj" in key:
             raise ValueError(f"{key} cannot be brought into another order of atoms: use edge_index and edge_attr")
-        if "index" in key or key == "face":
+        if "edge_index" in key or key == "face":
             new[key] = place[value]
+        elif "index" in key:
+            raise ValueError(f"{key} may number atoms or be a label: rename it without 'index', or leave it out")
         elif data.is_node_attr(key):
             listed = isinstance(value, list | tuple)
             new[key] = [value[i] for i in order.tolist()] if listed else value[order.to(data.pos.device)]

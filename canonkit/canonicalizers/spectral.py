@@ -24,6 +24,7 @@ from canonkit.molecules import Molecules
 REACH = 1.5  # Å, s
 ELEMENT_TERM = 1e-2
 GAP = 0.02  # of neighbouring eigenvalues, relative: below, their eigenvectors are not told apart
+FLOOR = 1e-4  # the same, absolute: of clusters and dilute gases all low eigenvalues are next to zero
 SILENT = 1e-3  # a moment, relative to its scale, below which its sign says nothing
 OUTSIDE = 1e6  # eigenvalue of padding
 
@@ -56,7 +57,9 @@ def spectrum(centred: Molecules) -> Spectrum:
     values, vectors = torch.linalg.eigh(torch.diag_embed(diagonal) - w)
     values = torch.nn.functional.pad(values, (0, 4), value=OUTSIDE)  # where there are fewer than four atoms
     u = torch.nn.functional.pad(vectors, (0, 4))[..., 1:3] * mask[..., None]
-    near = (values[:, 2:4] - values[:, 1:3] < GAP * values[:, 2:4]) | (values[:, 1:3] >= OUTSIDE)
+    gap = values[:, 1:4] - values[:, 0:3]  # below u_1, between u_1 and u_2, above u_2
+    close = gap < (GAP * values[:, 1:4].abs()).clamp(min=FLOOR)
+    near = close[:, :2] | close[:, 1:] | (values[:, 1:3] >= OUTSIDE)
     near[:, 1] |= near[:, 0]  # u_2 is no clearer than u_1
     sign, silent = _signs(u, z, torch.linalg.vector_norm(centred.positions, dim=-1))
     return Spectrum((u * sign[:, None]).to(dtype), near | silent)

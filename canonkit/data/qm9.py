@@ -194,7 +194,13 @@ def _parse_sdf(path: Path, progress: bool) -> dict[str, Tensor]:
         for k, mol in enumerate(tqdm(records, desc=path.name, unit="mol", disable=not progress)):
             if mol is None:
                 raise ValueError(f"{path}: record {k + 1:,} is truncated or damaged: get the file anew")
-            number = int(mol.GetProp("_Name").removeprefix("gdb_") or k + 1)
+            title = mol.GetProp("_Name").removeprefix("gdb_") or str(k + 1)
+            if not title.isdecimal():
+                raise ValueError(
+                    f"{path}: record {k + 1:,} is titled {title!r}, not gdb_1, gdb_2, ...: give gdb9.sdf, or read "
+                    "other molecules with canonkit.read"
+                )
+            number = int(title)
             if number in kept:
                 positions.append(mol.GetConformer().GetPositions())
                 numbers.append(np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]))

@@ -110,10 +110,8 @@ def load_rotmnist(path: str | Path | None = None, *, small: bool = False, progre
         if all((folder / name).is_file() for name in AMAT):
             return _stored(cache / f"rotmnist-amat-{_key(folder, AMAT)}.safetensors", lambda: _read_amat(folder))
         files = {name: _idx_path(folder, name) for name in IDX}
-        return _stored(
-            cache / "rotmnist.safetensors",
-            lambda: _regenerate(*_mnist({n: _unpacked(f) for n, f in files.items()}), SPLIT, "MNIST"),
-        )
+        mnist = _mnist({n: _unpacked(f) for n, f in files.items()})  # checked even where the cache has it
+        return _stored(cache / "rotmnist.safetensors", lambda: _regenerate(*mnist, SPLIT, "MNIST"))
     try:
         return _stored(
             cache / "rotmnist.safetensors", lambda: _regenerate(*_mnist(_download(progress)), SPLIT, "MNIST")
@@ -257,6 +255,11 @@ def _read_amat(folder: Path):
             raise ValueError(f"{folder / name} is truncated or damaged ({error}): get it anew") from error
         if table.shape != (count, SIDE * SIDE + 1):
             raise ValueError(f"{folder / name} holds a table of {table.shape}, expected ({count}, 785): get it anew")
+        pixels, digits = table[:, :-1], table[:, -1]
+        if not (np.isfinite(table).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise ValueError(f"{folder / name} has pixels outside [0, 1]: get it anew, or divide them by 255")
+        if not np.isin(digits, range(10)).all():
+            raise ValueError(f"{folder / name} has a label {digits[~np.isin(digits, range(10))][0]:g}, no digit 0 to 9")
         parts.append(torch.from_numpy(table))
     table = torch.cat(parts)
     stored = {"pixels": table[:, :-1].reshape(-1, 1, SIDE, SIDE).contiguous(), "digits": table[:, -1].long()}

@@ -58,7 +58,7 @@ def draw(
     Args:
         molecules: drawn in the pose they have, centred; all at one scale.
         columns: per row.
-        captions: one per molecule.
+        captions: one per molecule, drawn as they are.
         title: of the figure.
         mark_unstable: ring atoms in red whose valence is wrong by EDM's rule (H, C, N, O, F only).
         axes: draw the axes of the frame, x red, y green, z blue (a dot: it points to the reader).
@@ -99,7 +99,7 @@ def draw(
         if axes and (b == 0 or not overlay):
             _draw_axes(ax, place, reach, points)
         if line:
-            ax.text(*(place + [0, -reach]), captions[b], ha="center", va="top", fontsize=8)
+            ax.text(*(place + [0, -reach]), captions[b], ha="center", va="top", fontsize=8, parse_math=False)
     shapes.sort(key=lambda shape: shape[0])  # far ones first
     _, polygons, faces, edges, widths = zip(*shapes, strict=True)
     alpha = min(1.0, 0.25 + 2 / len(molecules)) if overlay else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -60,7 +61,7 @@ class Explorer:
         self._unstable = ~stability(self.molecules).atoms if known else torch.zeros_like(self.molecules.mask)
         names = list(self.properties)
         axes = {"x": names[0], "y": names[1], "colour": names[min(2, len(names) - 1)]}
-        numbers = {k: [None if n != n else n for n in v.tolist()] for k, v in self.properties.items()}
+        numbers = {k: [n if math.isfinite(n) else None for n in v.tolist()] for k, v in self.properties.items()}
         self.map = Map(molecules.elements, properties=numbers, size=320, **axes)
         self.menus = [w.Dropdown(options=names, value=value, description=axis) for axis, value in axes.items()]
         for menu, axis in zip(self.menus, axes, strict=True):

@@ -7,7 +7,6 @@ the picture's place; in a saved notebook that nobody trusted, on a code host or 
 from __future__ import annotations
 
 import base64
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,6 +82,8 @@ def show(
         return View(f"<div>{picture}{HELP}</div>", png)
     viewer = _viewer(molecules, captions, columns, mark_unstable, axes, linked, size)
     page = viewer.write_html()
+    for caption in map(json.dumps, captions or ()):  # drawn as text, but it must not end the script that it is in
+        page = page.replace(caption, caption.replace("<", "\\u003c"))
     name = f"canonkit-{viewer.uniqueid}"
     script = f"""{threedmol.loader()}
 window.canonkit3Dmol({json.dumps(local)}, {json.dumps(threedmol.usual_address())}, () => {{
@@ -127,6 +128,5 @@ def _viewer(molecules, captions, columns, mark_unstable, axes, linked, size):
         viewer.zoomTo(viewer=at)
         if captions is not None:
             place = {"position": {"x": 4, "y": 4, "z": 0}, "useScreen": True, "fontSize": 12}
-            text = html.escape(captions[b])
-            viewer.addLabel(text, place | {"fontColor": "black", "backgroundOpacity": 0}, viewer=at)
+            viewer.addLabel(captions[b], place | {"fontColor": "black", "backgroundOpacity": 0}, viewer=at)
     return viewer
