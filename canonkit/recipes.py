@@ -22,6 +22,7 @@ from canonkit.data.canonical import cached_canonical
 from canonkit.data.hydrogens import HEAVY, MOST_HEAVY, WithHydrogens, add_hydrogens, heavy_qm9
 from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.data.rotmnist import SIDE, RotMNIST, load_rotmnist
+from canonkit.metrics.chemistry import chemistry
 from canonkit.metrics.stability import stability
 from canonkit.model import OrbitModel
 from canonkit.molecules import ELEMENTS, Molecules
@@ -39,21 +40,30 @@ from canonkit.processes import (
 from canonkit.training import Settings, load_averaged, read_counters, read_log, train
 
 DATA = {"QM9": load_qm9, "RotMNIST": load_rotmnist}
-NETWORKS = {"GNN": GNN, "EGNN": EGNN, "DiT": DiT, "DiT*": DiT, "Canon": Canon, "UNet": UNet}
+
+
+def pair_dit(features: int, **settings) -> Canon:
+    """Canon without distances: a DiT that knows bonds."""
+    return Canon(features, distances=False, **settings)
+
+
+NETWORKS = {"GNN": GNN, "EGNN": EGNN, "DiT": DiT, "DiT*": DiT, "Canon": Canon, "PairDiT": pair_dit, "UNet": UNet}
 SCALES = ("laptop", "paper")
 FITTED = 20_000  # molecules that a flow's prior is fitted to
 
 # What a scale means: the sizes of each network and canonicalizer, and how each data set is trained on.
 GRAPH = {"paper": {"width": 256, "layers": 9}, "laptop": {"width": 128, "layers": 6}}
+CANON = {
+    "paper": {"width": 256, "depth": 12, "heads": 8},
+    "laptop": {"width": 128, "depth": 6, "heads": 8},
+}
 SIZE = {
     "GNN": GRAPH,
     "EGNN": GRAPH,
     "DiT": {"paper": {"width": 384, "depth": 12, "heads": 6}, "laptop": {"width": 128, "depth": 6, "heads": 4}},
     "DiT*": {"paper": {"width": 768, "depth": 12, "heads": 12}},
-    "Canon": {
-        "paper": {"width": 256, "depth": 12, "heads": 8},
-        "laptop": {"width": 128, "depth": 6, "heads": 8},
-    },
+    "Canon": CANON,
+    "PairDiT": CANON,
     "haar": {"paper": {}, "laptop": {}},
     "recursive": {"paper": {"width": 128, "depth": 8, "heads": 4}, "laptop": {"width": 64, "depth": 3, "heads": 4}},
     "recursive*": {"paper": {"width": 216, "depth": 10, "heads": 8}},
@@ -130,6 +140,11 @@ SYSTEMS |= {
     for name, system in SYSTEMS.items()
     if system.network == "Canon" and name != "Flow+bonds"
 }
+# The same network without distances, in canonical form and in any.
+SYSTEMS |= {
+    name.replace("Flow", "Flow-PairDiT"): replace(SYSTEMS[name], network="PairDiT")
+    for name in ("CanonFlow-heavy", "CanonFlow-aug-heavy")
+}
 SYSTEMS |= {
     "UNet": System("RotMNIST", "UNet"),
     "canon(p8)+UNet": System("RotMNIST", "UNet", "gcnn8"),
@@ -188,10 +203,17 @@ class Recipe:
         return WithHydrogens(samples, torch.zeros(len(samples), dtype=torch.bool, device=samples.device))
 
     def measure(self, samples: Molecules) -> dict[str, float]:
-        """The shares of stable molecules and atoms, by EDM's rule, among what a model of this recipe sampled."""
+        """The shares of stable molecules and atoms, by EDM's rule, among what a model of this recipe sampled.
+
+        Of molecular graphs also what is valid by the generated bonds and, of the valid, unique.
+        """
         made = self.complete(samples)
         found = stability(made.molecules, made.refused)
-        return {"molecule_stable": found.molecule_stable, "atom_stable": found.atom_stable}
+        shares = {"molecule_stable": found.molecule_stable, "atom_stable": found.atom_stable}
+        if samples.bonds is not None:
+            graphs = chemistry(made.molecules, generated=True, refused=made.refused)
+            shares |= {"valid_by_generated_bonds": graphs.valid, "unique": graphs.unique}
+        return shares
 
     def card(self, sha256: str, count: int, size_counts: torch.Tensor) -> dict:
         """What run.json must say so that a run can be resumed, built again and believed."""

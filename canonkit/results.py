@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 
 from canonkit.data.bonds import with_bonds
 from canonkit.data.qm9 import QM9
@@ -103,24 +104,24 @@ def evaluate_steps(
 ) -> dict:
     """Stability by EDM's rule of `count` samples at each number of network evaluations, and the run's provenance.
 
-    Of molecular graphs also the share that is valid by the generated bonds.
+    Of molecular graphs also what is valid by the generated bonds and, of the valid, unique.
     """
     at = {}
     for n in steps:
         samples = run.sample(count, n, hydrogens=False, seed=seed, progress=progress)
         at[str(n)] = run.recipe.measure(samples)
-        if samples.bonds is not None:
-            made = run.recipe.complete(samples)
-            at[str(n)]["valid_by_generated_bonds"] = chemistry(
-                made.molecules, generated=True, refused=made.refused
-            ).valid
     return run.provenance() | {"molecules": count, "protocol": Evaluation.protocol, "at": at}
 
 
-def evaluate_ablation(run: Run, count: int = 1000, *, seed: int = 0, progress: bool = False) -> dict:
-    """`evaluate_steps` at 10 and 50 evaluations, and the run's validation losses as training wrote them."""
-    curve = [{k: v for k, v in e.items() if k not in ("kind", "seconds")} for e in run.log if e["kind"] == "valid"]
-    return evaluate_steps(run, (10, 50), count, seed=seed, progress=progress) | {"curve": curve}
+def evaluate_ablation(run: Run) -> dict:
+    """What training measured of a run each time it sampled, by molecules seen, and the run's provenance."""
+    losses = {e["seen"]: e["loss"] for e in run.log if e["kind"] == "valid"}
+    at = {
+        str(e["seen"]): {k: v for k, v in e.items() if k not in ("kind", "step", "seen")} | {"loss": losses[e["seen"]]}
+        for e in run.log
+        if e["kind"] == "sample"
+    }
+    return run.provenance() | {"protocol": Evaluation.protocol, "at": at}
 
 
 def evaluate_denoising(
@@ -218,27 +219,41 @@ def table1(evaluations: Iterable[dict] = (), costs: Iterable[dict] = ()) -> Tabl
 
 
 def ablation_table(evaluations: Iterable[dict]) -> Table:
-    """What each step towards CanonFlow does, from `evaluate_ablation`."""
-    evaluations = list(evaluations)
-    header = ["recipe", "loss", "of positions", "of kinds", "of bonds"]
-    header += [f"{what} % at {n}" for n in (10, 50) for what in ("atom", "mol", "valid")]
+    """What each step towards CanonFlow does, mean ± standard deviation over seeds, from `evaluate_ablation`."""
+    found = by_recipe(evaluations)
+    budgets = list(next(iter(found.values()))[0]["at"])
+    header = ["recipe", "seeds", *(f"mol % at {int(b):,}" for b in budgets), "atom %", "valid %", "unique %", "loss"]
     rows = []
-    for e in evaluations:
-        last = e["curve"][-1]
-        losses = [last["loss"], last["positions"], last.get("kinds", last.get("types")), last.get("bonds")]
-        scores = ("atom_stable", "molecule_stable", "valid_by_generated_bonds")
-        shares = [e["at"][n].get(score) for n in ("10", "50") for score in scores]
-        row = [e["recipe"], *("–" if v is None else f"{v:.4f}" for v in losses)]
-        rows.append([*row, *("–" if v is None else f"{100 * v:.1f}" for v in shares)])
-    machines = " / ".join(sorted({e["hardware"] for e in evaluations}))
-    seen = " / ".join(sorted({f"{e['seen']:,}" for e in evaluations}))
+    for name, runs in found.items():
+        shares = [_spread(runs, b, "molecule_stable", 100, 1) for b in budgets]
+        shares += [_spread(runs, budgets[-1], k, 100, 1) for k in ("atom_stable", "valid_by_generated_bonds", "unique")]
+        rows.append([name, str(len(runs)), *shares, _spread(runs, budgets[-1], "loss", 1, 4)])
+    every = [e for runs in found.values() for e in runs]
+    measured = every[0]["at"][budgets[0]]
     notes = [
-        f"{seen} molecules seen by each, seed {evaluations[0]['seed']}; {machines}. Validation losses: "
-        "under a coupling noise depends on the molecules it is dealt out among, here 256 sorted by length.",
-        f"Stability of {evaluations[0]['molecules']:,} samples at 10 and 50 network evaluations; "
-        f"{evaluations[0]['protocol']}. Valid: by the generated bonds, where there are any.",
+        f"Columns say how many molecules were seen; the last four are at {int(budgets[-1]):,}. Mean ± standard "
+        f"deviation over seeds; {' / '.join(sorted({e['hardware'] for e in every}))}.",
+        f"{measured['samples']:,} samples at {measured['steps']} network evaluations of averaged weights, learning "
+        f"rate not cooled; {every[0]['protocol']}. Valid: by the generated bonds. Unique: of the valid. Losses under "
+        "different couplings or poses are not comparable.",
     ]
     return Table("What each step does", header, rows, notes)
+
+
+def by_recipe(evaluations: Iterable[dict]) -> dict[str, list[dict]]:
+    """Evaluations of several seeds, in lists by recipe."""
+    found: dict[str, list[dict]] = {}
+    for e in evaluations:
+        found.setdefault(e["recipe"], []).append(e)
+    return found
+
+
+def _spread(runs: list[dict], budget: str, key: str, unit: float, digits: int) -> str:
+    values = [unit * v for e in runs if (v := e["at"][budget].get(key)) is not None]
+    if not values:
+        return "–"
+    mean = f"{fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {stdev(values):.{digits}f}"
 
 
 def table2(evaluations: Iterable[dict] | None = None) -> Table:

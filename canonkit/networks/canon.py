@@ -64,6 +64,7 @@ class Canon(nn.Module):
         width, depth, heads: size; the heads share the width.
         channels: of pairs, C.
         ordered: whether the place of an atom in its molecule means anything.
+        distances: whether pairs see their distance; without, as in DiT, only coordinates are seen.
         guess: where in z a guess of x_1 begins, whose distances are to be seen by pairs; 0 where there is none.
         bonds: orders of bonds, where the network is given and predicts those; 0 for points without bonds.
 
@@ -83,6 +84,7 @@ class Canon(nn.Module):
         heads: int = 8,
         channels: int = 24,
         ordered: bool = True,
+        distances: bool = True,
         guess: int = 0,
         bonds: int = 0,
     ):
@@ -93,14 +95,15 @@ class Canon(nn.Module):
         self.atoms = nn.Linear(features, width)
         self.order = nn.Linear(ORDER, width, bias=False) if ordered else None
         self.time = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.distances, self.vectors = nn.Linear(DISTANCES, 2 * channels), nn.Linear(3, 2 * channels, bias=False)
+        self.distances = nn.Linear(DISTANCES, 2 * channels) if distances else None
+        self.vectors = nn.Linear(3, 2 * channels, bias=False)
         self.pair_time, self.pairs = nn.Linear(width, 2 * channels, bias=False), nn.Linear(2 * channels, channels)
         self.blocks = nn.ModuleList(CanonBlock(width, heads, channels) for _ in range(depth))
         self.modulation, self.out = nn.Linear(width, 2 * width), nn.Linear(width, features)
         for parameter in (*self.modulation.parameters(), *self.out.parameters()):
             nn.init.zeros_(parameter)
         self.guess, self.bonds = guess, bonds
-        if guess:
+        if guess and distances:
             self.guessed = nn.Linear(DISTANCES, 2 * channels, bias=False)
         if bonds:
             self.bond_input = nn.Embedding(bonds + 1, 2 * channels)  # one more for masked
@@ -117,8 +120,9 @@ class Canon(nn.Module):
     def _pairs(self, z: Tensor, e: Tensor, bonds: Tensor | None) -> Tensor:
         """p_ij (B, N, N, C)."""
         v = self.vectors(z[..., :3])  # linear: of x_i - x_j the difference of two
-        hidden = self.distances(_gaussians(z[..., :3])) + v[:, :, None] - v[:, None] + self.pair_time(e)[:, None, None]
-        if self.guess:
+        seen = 0 if self.distances is None else self.distances(_gaussians(z[..., :3]))
+        hidden = seen + v[:, :, None] - v[:, None] + self.pair_time(e)[:, None, None]
+        if self.guess and self.distances is not None:
             hidden = hidden + self.guessed(_gaussians(z[..., self.guess : self.guess + 3]))
         return self.pairs(silu(hidden if bonds is None else hidden + self.bond_input(bonds)))
 
