@@ -213,6 +213,9 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     against: Annotated[str | None, typer.Option(help="Of images: another model, compared image by image.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the sampler, such as choice_temperature=inf.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Molecules: stability, validity, uniqueness, novelty by EDM's protocol; for a model also its validation loss and
@@ -238,7 +241,8 @@ def evaluate(
         other = _run(against) if against else None
         result = evaluate_denoising(run, load_rotmnist(progress=show), against=other, seed=seed, progress=show)
     else:
-        result = evaluate_run(run, load_qm9(progress=show), count, steps, seed=seed, progress=show)
+        options = dict(_setting(s) for s in set_ or ())
+        result = evaluate_run(run, load_qm9(progress=show), count, steps, seed=seed, progress=show, **options)
     if Path(source).is_dir():
         save_evaluation(run.folder / "evaluation.json", result)
     _print(result, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items()), as_json)

@@ -22,6 +22,7 @@ from canonkit.metrics import (
     bootstrap,
     chemistry,
     denoising_errors,
+    distribution_distances,
     evaluate,
     known_smiles,
     pose_statistics,
@@ -68,13 +69,23 @@ class Table:
 
 
 def evaluate_run(
-    run: Run, qm9: QM9, count: int = 1000, steps: int | None = None, *, seed: int = 0, progress: bool = False
+    run: Run,
+    qm9: QM9,
+    count: int = 1000,
+    steps: int | None = None,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+    **options,
 ) -> dict:
     """EDM's metrics of new samples, validation loss and NLL bound on 5,000 molecules, and the run's provenance.
 
-    Of molecular graphs also what is valid, unique and novel by the generated bonds, under `by_generated_bonds`.
+    Of molecular graphs also what is valid, unique and novel by the generated bonds, under `by_generated_bonds`, and how
+    far their statistics are from those of the test molecules, beside what as many training molecules show, under
+    `distances_to_data`. `options` are the sampler's.
     """
-    made = run.recipe.complete(run.sample(count, steps, hydrogens=False, seed=seed, progress=progress))
+    samples = run.sample(count, steps, hydrogens=False, seed=seed, progress=progress, **options)
+    made, prepared = run.recipe.complete(samples), run.recipe.prepare(qm9, progress=progress)
     molecules = made.molecules
     known = known_smiles(qm9.part("train"), progress=progress)
     scores = evaluate(molecules, known, refused=made.refused, progress=progress).as_dict()
@@ -91,8 +102,16 @@ def evaluate_run(
             "problems": found.problems,
             "protocol": "generated bonds and charges: one fragment, RDKit's sanitisation, no atom lacks a bond",
         }
-    losses = validate(run.model, run.recipe.prepare(qm9, progress=progress).part("valid")[:5000])
-    more = {"steps": steps or run.model.process.T} | {f"validation_{k}": v for k, v in losses.items()}
+        data = prepared.part("test")
+        scores["distances_to_data"] = {
+            "generated": distribution_distances(samples, data),
+            "training_data": distribution_distances(prepared.part("train")[: len(samples)], data),
+            "protocol": "to the test molecules; total variation, lengths in Å, angles in degrees (Wasserstein)",
+        }
+    losses = validate(run.model, prepared.part("valid")[:5000])
+    more = {"steps": steps or run.model.process.T, "sampler": {k: str(v) for k, v in options.items()}} | {
+        f"validation_{k}": v for k, v in losses.items()
+    }
     return run.provenance() | scores | more
 
 

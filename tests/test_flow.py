@@ -223,6 +223,61 @@ def test_a_network_that_knows_the_graph_gives_it_and_has_no_loss(graphs, steps):
     assert float(process.loss(knowing(graphs), graphs).total) < 1e-6
 
 
+def test_the_loss_of_distances_is_zero_at_the_truth_and_in_angstrom_elsewhere(graphs):
+    process, plain = FlowMatching(GRAPHS, Gaussian(), distance_weight=3.0), FlowMatching(GRAPHS, Gaussian())
+    draw = process.draw(graphs, torch.Generator().manual_seed(0))
+    assert float(process.loss(knowing(graphs), graphs, draw).terms["distances"]) < 1e-3
+    stretched = knowing(graphs.with_(positions=1.1 * graphs.positions))
+    found = process.loss(stretched, graphs, draw)
+    d = graphs.distances()
+    near = (d < 2.7) & (d > 0) & graphs.mask[:, :, None] & graphs.mask[:, None]
+    error = (0.1 * d * draw.t.square()[:, None, None])[near].mean()
+    assert float(found.terms["distances"]) == pytest.approx(3 * float(error), rel=1e-3)
+    assert float(found.total - found.terms["distances"]) == pytest.approx(
+        float(plain.loss(stretched, graphs, draw).total), rel=1e-6
+    )
+
+
+def test_the_gradient_of_the_loss_of_distances_is_finite_where_atoms_coincide(graphs):
+    places = torch.zeros(graphs.positions.shape, requires_grad=True)
+    process = FlowMatching(GRAPHS, Gaussian(), distance_weight=1.0)
+
+    def network(z_t, t, mask, bonds):
+        rest = torch.zeros(*z_t.shape[:2], z_t.shape[2] - 3)
+        return torch.cat([places, rest], -1), torch.zeros(*bonds.shape, 5)
+
+    process.loss(network, graphs).total.backward()
+    assert places.grad.isfinite().all()
+
+
+def test_self_correction_pushes_some_late_atoms_and_changes_no_other_draw(graphs):
+    x = graphs[torch.arange(40).repeat(25)]
+    plain, pushing = (FlowMatching(GRAPHS, Gaussian(), correction=c) for c in (0.0, 0.2))
+    a, b = (p.draw(x, torch.Generator().manual_seed(0)) for p in (plain, pushing))
+    assert a.push is None
+    for name in ("t", "start", "u", "v"):
+        assert getattr(a, name).equal(getattr(b, name))
+    moved = b.push.norm(dim=-1) > 0
+    assert not moved[b.t <= 0.25].any()
+    late = b.t > 0.25
+    some = moved[late].any(1)
+    assert abs(float(some.double().mean()) - 0.5) < 0.06
+    share = (moved[late].sum(1) / x.sizes[late])[some].mean()
+    assert abs(float(share) - 0.5) < 0.05
+    assert float(b.push[late][moved[late]].std()) < 0.2
+
+
+@pytest.mark.parametrize("distances", [True, False])
+def test_pairs_are_linear_in_coordinates_unless_they_see_distances(distances, monkeypatch):
+    monkeypatch.setattr("canonkit.networks.canon.silu", lambda x: x)
+    network = lively(Canon(9, **SMALL, distances=distances))
+    network.pairs = torch.nn.Identity()
+    z = torch.zeros(1, 3, 9)
+    z[0, :, 0] = torch.tensor([0.0, 1, 2])
+    p = network._pairs(z, torch.zeros(1, SMALL["width"]), None)[0]
+    assert torch.allclose(p[2, 0], 2 * p[1, 0], atol=1e-5) != distances
+
+
 def test_bonds_are_masked_in_pairs_with_probability_1_minus_t(graphs):
     process, seen = FlowMatching(GRAPHS, Gaussian()), []
     x = graphs[[0] * 500].trim()
@@ -417,7 +472,7 @@ def test_a_width_that_heads_cannot_share_is_refused():
 
 
 def _inputs(system):
-    return system.network, system.flow.get("graphs"), system.flow.get("guessing")
+    return system.network, system.hydrogens, system.flow.get("graphs"), system.flow.get("guessing")
 
 
 @pytest.mark.parametrize("name", [name for name, s in SYSTEMS.items() if s.flow])

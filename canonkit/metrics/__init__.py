@@ -2,6 +2,7 @@
 
 from canonkit.metrics.chemistry import Chemistry, chemistry, known_smiles, smiles_of
 from canonkit.metrics.denoising import Interval, bootstrap, denoising_errors
+from canonkit.metrics.distributions import distribution_distances
 from canonkit.metrics.evaluation import Evaluation, evaluate
 from canonkit.metrics.poses import (
     PoseStatistics,
@@ -27,6 +28,7 @@ __all__ = [
     "bootstrap",
     "chemistry",
     "denoising_errors",
+    "distribution_distances",
     "evaluate",
     "known_smiles",
     "coulomb_spectrum",
