@@ -82,10 +82,15 @@ def pretrained() -> Table:
     return Table("Trained weights", header, rows, sorted(notes))
 
 
+def _loss_terms(evaluation: dict) -> set[str]:
+    return {k for k in evaluation if k.startswith("validation_")}
+
+
 def release(run: Run, evaluate: Callable[[Run], dict], name: str | None = None) -> Path:
     """Puts a run's averaged weights and its card among the shipped ones; returns the path of the weights.
 
-    Better weights replace worse ones of the same name, not the other way round: the validation loss decides.
+    Better weights replace worse ones of the same name, not the other way round: the validation loss decides, or, where
+    the losses have other terms, the share of stable molecules.
 
     Args:
         run: a trained run; its parameters are rounded to half precision in place.
@@ -103,9 +108,12 @@ def release(run: Run, evaluate: Callable[[Run], dict], name: str | None = None) 
         parameter.data = parameter.data.half().float()
     evaluation = evaluate(run)
     if before := cards().get(name):
-        theirs, ours = (e["validation_loss"] for e in (before["evaluation"], evaluation))
-        if theirs < ours:
-            raise ValueError(f"the weights called {name!r} are better: validation loss {theirs:.5f} against {ours:.5f}")
+        old = before["evaluation"]
+        same_loss = _loss_terms(old) == _loss_terms(evaluation)
+        key, sign = ("validation_loss", 1) if same_loss else ("molecule_stable", -1)
+        if sign * old[key] < sign * evaluation[key]:
+            what = f"{key.replace('_', ' ')} {old[key]:.5f} against {evaluation[key]:.5f}"
+            raise ValueError(f"the weights called {name!r} are better: {what}")
     halved = {k for k, _ in run.model.named_parameters()}
     path = FOLDER / f"{name}.safetensors"
     with replacing(path) as temporary:

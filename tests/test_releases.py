@@ -114,6 +114,16 @@ def test_better_weights_replace_worse_ones_and_not_the_other_way_round(shipped, 
     assert set(releases.cards()) == {"canon+GDM", "another"}
 
 
+def test_where_losses_have_other_terms_the_stable_molecules_decide(shipped, run):
+    first = measured(run, loss=0.4) | {"molecule_stable": 0.5}
+    other = measured(run, loss=0.9) | {"validation_distances": 0.1}
+    releases.release(run, lambda r: first)
+    with pytest.raises(ValueError, match="are better: molecule stable 0.50000 against 0.40000"):
+        releases.release(run, lambda r: other | {"molecule_stable": 0.4})
+    releases.release(run, lambda r: other | {"molecule_stable": 0.6})
+    assert releases.cards()["canon+GDM"]["evaluation"]["validation_loss"] == 0.9
+
+
 def shipped_for(data):
     return [name for name, card in releases.cards().items() if card["data"]["name"] == data]
 
