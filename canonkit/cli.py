@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import sys
 import warnings
 from dataclasses import asdict
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from canonkit import __version__
+from canonkit.names import choose
 
 app = typer.Typer(
     help="Symmetry-aware generative modelling by canonicalization.",
@@ -25,14 +29,40 @@ def main() -> None:
     """Entry point: expected errors become one line on stderr and exit status 1, warnings one line each."""
     warnings.formatwarning = lambda message, *args, **options: f"canonkit: {message}\n"
     try:
-        app()
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"canonkit: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:  # how the command was typed
+            print(f"canonkit: {error.format_message().rstrip('.')}. See canonkit --help.", file=sys.stderr)
+        raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _print(result: dict | list, text: object, as_json: bool) -> None:
     print(json.dumps(result) if as_json else text)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"canonkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Symmetry-aware generative modelling by canonicalization."""
 
 
 @app.command()
@@ -143,6 +173,27 @@ def train(
     )
     last = {kind: e for kind in ("train", "valid", "sample") for e in run.log if e["kind"] == kind}
     _print({"step": run.step, "seconds": run.seconds, "last": last}, run, as_json)
+
+
+@app.command()
+def notebooks(
+    folder: Annotated[Path, typer.Argument(help="Where to put them; made if it does not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Copies the notebooks into a folder of yours; files that are there already stay."""
+    here = Path(__file__).parent / "notebooks"
+    if not here.is_dir():
+        raise FileNotFoundError(f"{here} is missing: install canonkit again")
+    copied = []
+    for path in sorted(here.rglob("*")):
+        target = folder / path.relative_to(here)
+        if path.suffix in (".ipynb", ".md", ".png") and "runs" not in path.parts[len(here.parts) :]:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                shutil.copy(path, target)
+                copied.append(str(target))
+    text = f"{len(copied)} files copied to {folder}; open them with: jupyter lab {folder}"
+    _print({"copied": copied}, text, as_json)
 
 
 @app.command()
@@ -318,7 +369,7 @@ def bench(
         "images": (benches.bench_images, benches.describe_images),
     }
     if data not in known:
-        raise ValueError(f"no bench is called {data!r}: choose from {', '.join(known)}")
+        raise ValueError(f"no bench is called {data!r}: {choose(data, known)}")
     measure, show = known[data]
     rows = measure(repeat, progress=not as_json)
     _print(rows, show(rows), as_json)
@@ -328,11 +379,14 @@ def bench(
 def release(
     folder: Annotated[Path, typer.Argument(help="A run's folder.")],
     name: Annotated[str | None, typer.Option(help="By default the recipe's.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where to keep them: by default $CANONKIT_WEIGHTS, or your data folder.")
+    ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample for the card.")] = 1000,
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluates a run, writes its card and puts its averaged weights, in half precision, among the shipped ones."""
+    """Evaluates a run and keeps its averaged weights, in half precision and with a card, under a name."""
     from canonkit import releases
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
@@ -348,7 +402,7 @@ def release(
         control = releases.load("UNet") if run.recipe.name != "UNet" and "UNet" in releases.cards() else None
         return evaluate_denoising(run, load_rotmnist(progress=show), against=control, progress=show)
 
-    path = releases.release(load_run(folder), measure, name)
+    path = releases.release(load_run(folder), measure, name, to)
     _print({"weights": str(path)}, f"{path} and its card", as_json)
 
 
@@ -363,8 +417,8 @@ def _run(source: str):
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{Path(source) / 'run.json'} is damaged ({error!r}): train the run anew") from error
     if source not in cards():
-        names = ", ".join(cards()) or "none yet"
-        raise ValueError(f"{source} is neither a run's folder nor the name of trained weights ({names})")
+        hint = choose(source, cards())
+        raise ValueError(f"{source} is neither a run's folder nor the name of trained weights: {hint}")
     return load(source)
 
 
@@ -382,13 +436,12 @@ def _check_device(name: str) -> None:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".:")
-        raise ValueError(f"there is no device {name!r} here ({reason}): give cpu, or leave --device out") from error
+        raise ValueError(f"there is no device {name!r} here: give cpu, or leave --device out") from error
 
 
 def _known_data(name: str) -> None:
     if name not in ("qm9", "rotmnist"):
-        raise ValueError(f"no data set is called {name!r}: choose qm9 or rotmnist")
+        raise ValueError(f"no data set is called {name!r}: {choose(name, ('qm9', 'rotmnist'))}")
 
 
 def _setting(text: str) -> tuple[str, object]:

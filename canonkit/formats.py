@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from canonkit.extras import require
 from canonkit.files import replacing
 from canonkit.molecules import AROMATIC, ATOMIC_NUMBERS, SYMBOLS, Molecules
 
@@ -321,6 +322,7 @@ def to_pyg(molecules: Molecules):
 
     Where bonds are known, also `edge_index` (2, E) and `edge_attr` (E,) orders.
     """
+    require("torch_geometric")
     from torch_geometric.data import Batch, Data
 
     numbers, items = molecules.numbers, []
@@ -373,10 +375,9 @@ def to_ase(molecules: Molecules) -> list:
     Raises:
         ModuleNotFoundError: ASE is not installed.
     """
-    try:
-        from ase import Atoms
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("ASE is not installed: pip install ase") from error
+    require("ase")
+    from ase import Atoms
+
     numbers, positions = molecules.numbers.cpu().numpy(), molecules.positions.detach().cpu().double().numpy()
     frames = []
     for b, n in enumerate(molecules.sizes.tolist()):

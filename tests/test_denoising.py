@@ -201,6 +201,7 @@ def test_table_2_prints_the_published_figures():
 
 def test_weights_of_images_are_released_and_loaded_by_name(data, run, tmp_path, monkeypatch):
     monkeypatch.setattr(releases, "FOLDER", tmp_path)
+    monkeypatch.setenv("CANONKIT_WEIGHTS", str(tmp_path))
     path = releases.release(run, lambda rounded: evaluate_denoising(rounded, data), name="canon(p16, fr)+UNet")
     assert path.name == "canon(p16, fr)+UNet.safetensors"
     loaded = ck.load("canon(p16, fr)+UNet")

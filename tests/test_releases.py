@@ -29,6 +29,7 @@ def measured(run, loss=0.5):
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     monkeypatch.setattr(releases, "FOLDER", tmp_path)
+    monkeypatch.setenv("CANONKIT_WEIGHTS", str(tmp_path))
     return tmp_path
 
 

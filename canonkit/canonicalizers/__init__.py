@@ -9,6 +9,7 @@ from canonkit.canonicalizers.inertial import Inertial
 from canonkit.canonicalizers.law import LawCertificate, SampleLaw, certify_law, certify_samples
 from canonkit.canonicalizers.order import Ordered, SmilesKey, SpectralKey
 from canonkit.canonicalizers.spectral import SpectralPose
+from canonkit.names import choose
 
 BY_NAME = {
     "identity": Identity,
@@ -38,7 +39,7 @@ def canonicalizer(name: str, **settings) -> Canonicalizer:
         return BY_NAME[name](**settings)
     kind = name.rstrip("0123456789")
     if kind not in OF_IMAGES or kind == name:
-        raise ValueError(f"no canonicalizer is called {name!r}: choose from {', '.join(NAMES)}")
+        raise ValueError(f"no canonicalizer is called {name!r}: {choose(name, NAMES)}")
     return OF_IMAGES[kind](int(name.removeprefix(kind)), **settings)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, one_hot, relu
 
 from canonkit.canonicalizers.base import Canonical, Canonicalizer
+from canonkit.extras import IMAGES, require
 from canonkit.groups import disk, rotate
 
 TIE = 1e-4  # of the activations' spread: a smaller lead is none
@@ -137,6 +138,7 @@ def steerable_bases(order: int, kernel: int) -> tuple[Tensor, Tensor]:
     """
     from tqdm.auto import tqdm
 
+    require(*IMAGES)
     bar = tqdm(total=3, desc=f"building the G-CNN of C_{order}", leave=False)
     with bar, warnings.catch_warnings():  # that optional packages are missing
         warnings.simplefilter("ignore")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from canonkit.data.stored import content_hash, installed_files, load_stored, store
+from canonkit.extras import require
 from canonkit.files import cache_folder
 from canonkit.molecules import ATOMIC_NUMBERS, ELEMENTS, Molecules
 
@@ -210,6 +211,7 @@ def _parse_sdf(path: Path, progress: bool) -> dict[str, Tensor]:
 
 def _parse_pyg(path: Path, progress: bool) -> dict[str, Tensor]:
     """PyG's processed file: (tensors of all molecules, slices, class), read without unpickling any code."""
+    require("torch_geometric")
     from torch_geometric.data import Data
 
     try:

@@ -12,6 +12,7 @@ from torch import Tensor
 from canonkit.figures.base import blank
 from canonkit.metrics.poses import PLANAR, pose_values, rank_spread, sliced_wasserstein
 from canonkit.molecules import Molecules
+from canonkit.names import choose
 
 
 def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, planar: float = PLANAR) -> Figure:
@@ -25,7 +26,7 @@ def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, pl
     names = list(sets)
     reference = names[0] if reference is None else reference
     if reference not in sets:
-        raise ValueError(f"no set is called {reference!r}: choose from {', '.join(names)}")
+        raise ValueError(f"no set is called {reference!r}: {choose(reference, names)}")
     figure = blank(11, 5.4)
     flat, long, rank, far = figure.subplots(2, 2).flat
     bins = np.logspace(-3, 0.5, 36)
