@@ -360,6 +360,7 @@ def test_every_type_of_number_has_a_pose(name, dtype):
         assert ck.canonicalizer(name)(batch).x.positions.isfinite().all()
 
 
+@pytest.mark.slow
 def test_large_molecules_beside_small_ones_are_read(tmp_path):
     grid = 2.1 * np.stack(np.unravel_index(np.arange(2000), (13,) * 3), -1)
     x = [grid, *[np.array(WATER)] * 1000]
