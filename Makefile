@@ -34,7 +34,7 @@ docs: $(VENV)/.done
 	$(BIN)/python -W error -m pdoc canonkit --math --output-directory build/docs
 
 idea: $(VENV)/.done
-	$(BIN)/python -c "import canonkit as ck; ck.figures.idea().savefig('notebooks/images/idea.png')"
+	$(BIN)/python -c "import canonkit as ck; ck.figures.idea().savefig('notebooks/images/idea.png', dpi=130)"
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "canonkit needs Python 3.11 or 3.12: install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
