@@ -231,7 +231,6 @@ def sample(
 ) -> None:
     """Generates molecules or images; SDF files get the generated bonds, else those that EDM's distance rule sees."""
     from canonkit.formats import IMAGE_SUFFIXES, SUFFIXES, check_suffix, write
-    from canonkit.metrics.stability import bond_orders
 
     _at_least_one(count=count, steps=steps)
     run = _run(source)
@@ -249,8 +248,6 @@ def sample(
         option = unknown[0].replace("_", "-")
         raise ValueError(f"--{option} is not for {type(run.model.process).__name__}: leave it out")
     samples = run.sample(count, steps, seed=seed, randomize=randomize, progress=not as_json, **options)
-    if kind == "molecules" and samples.bonds is None:
-        samples = samples.with_(bonds=bond_orders(samples))
     path = write(samples, output)
     _print({kind: len(samples), "file": str(path)}, f"{len(samples)} {kind} in {path}", as_json)
 
@@ -304,7 +301,7 @@ def certify(
     name: Annotated[
         str,
         typer.Argument(
-            help="Of molecules: identity, inertial, frame, spectral-pose; with an order of atoms spectral, "
+            help="Of molecules: identity, inertial, frame (random weights), spectral-pose; with an order of atoms spectral, "
             "inertial-spectral, frame-spectral, inertial-smiles. Of images: gcnn8, gcnn16, gcnn32, copies8, copies16, "
             "copies32. Or the name of trained weights, or a run's folder."
         ),

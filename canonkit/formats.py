@@ -62,7 +62,8 @@ def write(samples: Molecules | torch.Tensor, path: str | Path) -> Path:
 
     Args:
         samples: molecules, or images (B, 1, H, W), or in colour (B, 3, H, W): uint8, or values in [0, 1].
-        path: .sdf, .xyz or .npz for molecules; for images .png (a sheet of them) or .npz (`images`, uint8).
+        path: .sdf, .xyz or .npz for molecules; an .sdf of molecules without bonds gets those that EDM's rule sees in
+            the distances, for QM9's elements. For images .png (a sheet of them) or .npz (`images`, uint8).
 
     Raises:
         ValueError: for another suffix; for what the format cannot hold and would change.
@@ -522,6 +523,10 @@ def _charges(lines: str, n: int) -> np.ndarray:
 def _write_sdf(molecules: Molecules, path: Path) -> None:
     from rdkit import Chem, rdBase
 
+    from canonkit.metrics.stability import VALENCE, bond_orders
+
+    if molecules.bonds is None and set(molecules.elements) <= set(VALENCE):
+        molecules = molecules.with_(bonds=bond_orders(molecules))
     _check_texts(molecules)
     with rdBase.BlockLogs(), open(path, "w", encoding="utf-8") as file:
         for start in range(0, len(molecules), 1024):  # bounded memory

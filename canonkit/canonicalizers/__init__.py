@@ -29,8 +29,14 @@ NAMES = (*BY_NAME, *(f"{name}{K}" for name in OF_IMAGES for K in (8, 16, 32)))
 def canonicalizer(name: str, **settings) -> Canonicalizer:
     """A canonicalizer by name.
 
-    Of molecules: identity, inertial, frame, spectral-pose; with an order of atoms spectral, inertial-spectral,
-    frame-spectral, inertial-smiles. Of images: gcnnK, copiesK, arbitraryK, with K the order: copies16.
+    Of molecules: identity, inertial (principal axes), frame (a network with random weights), spectral-pose; with an
+    order of atoms spectral, inertial-spectral, frame-spectral, inertial-smiles. Of images: gcnnK, copiesK, arbitraryK,
+    with K the number of turns, such as copies16; their weights are random too. Trained canonicalizers are parts of
+    trained models: `ck.load("canon+GDM").model.canonicalizer`.
+
+    Args:
+        name: one of these.
+        settings: of its class; for a frame on molecules that are not QM9's also `elements=molecules.elements`.
 
     Raises:
         ValueError: for a name that is none of these.
