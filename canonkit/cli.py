@@ -301,9 +301,9 @@ def certify(
     name: Annotated[
         str,
         typer.Argument(
-            help="Of molecules: identity, inertial, frame (random weights), spectral-pose; with an order of atoms spectral, "
-            "inertial-spectral, frame-spectral, inertial-smiles. Of images: gcnn8, gcnn16, gcnn32, copies8, copies16, "
-            "copies32. Or the name of trained weights, or a run's folder."
+            help="Of molecules: identity, inertial, frame (random weights), spectral-pose; with an order of atoms "
+            "spectral, inertial-spectral, frame-spectral, inertial-smiles. Of images: gcnn8, gcnn16, gcnn32, copies8, "
+            "copies16, copies32. Or the name of trained weights, or a run's folder."
         ),
     ],
     data: Annotated[str | None, typer.Option(help="qm9 or rotmnist; by default what suits it.")] = None,
