@@ -310,7 +310,8 @@ def certify(
     count: Annotated[int, typer.Option("-n", "--count", help="Molecules, or test images, to try.")] = 1000,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64; by default float64 for molecules.")] = None,
     denoiser: Annotated[
-        bool, typer.Option("--denoiser", help="Of trained weights: is their network equivariant in law? -n 16 will do.")
+        bool,
+        typer.Option("--denoiser", help="Is the network of trained weights equivariant in law? -n 16 is enough."),
     ] = False,
     seed: Annotated[int, typer.Option()] = 0,
     as_json: Json = False,

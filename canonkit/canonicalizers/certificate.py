@@ -128,7 +128,7 @@ def certify(
         system: a canonicalizer of molecules or images; or a denoiser of molecules, for which see
             `certify_law`. Tried in eval mode and in `dtype`; left as it was.
         data: where to try it.
-        draws: random group elements per sample, by default 2; for a denoiser outputs on either side, by default 64.
+        draws: random group elements per sample, by default 2; for a denoiser outputs on either side, by default 128.
         dtype: float64 tells the mathematics from rounding.
         seed: of the group elements and noise.
         batch_size: samples at a time.
@@ -144,7 +144,7 @@ def certify(
         raise ValueError(f"{type(system).__name__} is for {kinds[0]}, and these are {kinds[1]}")
     system = copy.deepcopy(system).eval().to(dtype)
     if not isinstance(system, Canonicalizer):
-        return certify_law(system, data.to(dtype), draws=draws or 64, seed=seed, batch_size=batch_size)
+        return certify_law(system, data.to(dtype), draws=draws or 128, seed=seed, batch_size=batch_size)
     check = _certify_images if of_images else _certify_molecules
     return check(system, data, draws or 2, dtype, seed, batch_size)
 
