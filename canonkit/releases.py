@@ -125,7 +125,7 @@ def release(
         key, sign = ("validation_loss", 1) if same_loss else ("molecule_stable", -1)
         if sign * old[key] < sign * evaluation[key]:
             what = f"{key.replace('_', ' ')} {old[key]:.5f} against {evaluation[key]:.5f}"
-            raise ValueError(f"the weights called {name!r} are better: {what}")
+            raise ValueError(f"the weights called {name!r} are better: {what}; give yours another name")
     halved = {k for k, _ in run.model.named_parameters()}
     path = (weights_folder() if folder is None else Path(folder)) / f"{name}.safetensors"
     with replacing(path) as temporary:
