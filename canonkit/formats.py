@@ -531,11 +531,26 @@ def _write_sdf(molecules: Molecules, path: Path) -> None:
     with rdBase.BlockLogs(), open(path, "w", encoding="utf-8") as file:
         for start in range(0, len(molecules), 1024):  # bounded memory
             for b, mol in enumerate(to_rdkit(molecules[start : start + 1024].with_(data=None), stereo=True), start):
-                text = Chem.MolToMolBlock(mol, kekulize=False)
+                text = Chem.MolToMolBlock(_plain_cations(mol), kekulize=False)
                 file.write(text if molecules.radicals is None else _with_radicals(text, mol, b))
                 for name, value in (molecules.data[b] if molecules.data is not None else {}).items():
                     file.write(f"> <{name}>\n{value}\n\n")
                 file.write("$$$$\n")
+
+
+def _plain_cations(mol):
+    """A molecule in Kekulé form if it has a charged aromatic atom, which other programs misread; others as they are."""
+    from rdkit import Chem
+
+    if not any(atom.GetFormalCharge() and atom.GetIsAromatic() for atom in mol.GetAtoms()):
+        return mol
+    plain = Chem.Mol(mol)
+    try:
+        Chem.SanitizeMol(plain)
+        Chem.Kekulize(plain, clearAromaticFlags=True)
+    except Chem.MolSanitizeException:
+        return mol
+    return plain
 
 
 def _with_radicals(text: str, mol, b: int) -> str:

@@ -187,13 +187,8 @@ def measured_steps() -> list[dict]:
 
 
 def measured_ablation() -> list[dict]:
-    """`evaluate_ablation` of CanonFlow and the recipes it is made of step by step, at equal molecules seen."""
+    """`evaluate_ablation` of CanonFlow and the recipes it is made of step by step, with three seeds."""
     return _shipped("ablation-laptop")
-
-
-def measured_longer() -> list[dict]:
-    """`evaluate_ablation` of CanonFlow and its control, CanonFlow-aug, trained longer."""
-    return _shipped("longer-laptop")
 
 
 def _shipped(name: str) -> list[dict]:

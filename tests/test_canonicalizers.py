@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from canonkit.canonicalizers import Canonicalizer, Inertial, canonicalizer, certify
+from canonkit.canonicalizers import Canonicalizer, Inertial, base, canonicalizer, certify
 from canonkit.groups import act, gram_schmidt, haar_rotations, inverse
 from canonkit.molecules import Molecules
 
@@ -308,6 +308,28 @@ def test_frozen_and_learned_frames_start_the_same(sample):
 
 
 # -- by name --
+
+
+@pytest.mark.parametrize("name", ["inertial", "frame", "spectral-pose", "spectral", "inertial-smiles"])
+def test_large_batches_are_cut_by_pairs_of_atoms_and_give_the_same(sample, name, monkeypatch):
+    x, h, seen = sample[:40].to(torch.float64).pad(31), canonicalizer(name), []
+    with torch.no_grad():
+        whole = h(x)
+        monkeypatch.setattr(base, "PAIRS", 5_000)
+        together = h.together
+        monkeypatch.setattr(h, "together", lambda y: seen.append(y.mask.shape) or together(y))
+        cut = h(x)
+    assert len(seen) > 3
+    assert max(B * N**2 for B, N in seen) <= 5_000
+    sure = ~whole.ambiguous
+    assert cut.ambiguous.equal(whole.ambiguous)
+    assert cut.x.mask.equal(whole.x.mask)
+    close = 1e-4 if name == "frame" else 1e-6  # its network computes in float32
+    assert (cut.x.positions - whole.x.positions)[sure].abs().max() < close
+    assert (cut.g - whole.g)[sure].abs().max() < close
+    if whole.order is not None:
+        assert cut.order.sort(1).values.equal(torch.arange(31).expand(40, -1))
+        assert x.permute(cut.order).types[sure].equal(whole.x.types[sure])
 
 
 def test_an_unknown_canonicalizer_is_refused_with_those_there_are():

@@ -19,11 +19,12 @@ from canonkit.results import (
     PUBLISHED,
     STEPS,
     ablation_table,
+    by_recipe,
     evaluate_ablation,
+    evaluate_steps,
     measured_ablation,
     measured_costs,
     measured_laptop,
-    measured_longer,
     measured_steps,
     table1,
 )
@@ -237,27 +238,37 @@ def test_numbers_on_atoms_are_their_places(sample):
     assert shown == [str(k + 1) for n in sample[:2].sizes.tolist() for k in range(n)]
 
 
-def test_a_flow_is_evaluated_at_several_numbers_of_steps_and_its_ablation_becomes_a_table(tmp_path, qm9):
-    settings = {"batch_size": 8, "validate_every": 2, "sample_every": 0, "log_every": 2}
-    run = train_recipe("Flow+order", tmp_path, steps=2, data=qm9, progress=False, **settings)
-    found = evaluate_ablation(run, 5)
-    assert found["at"].keys() == {"10", "50"}
-    assert found["at"]["10"].keys() == {"atom_stable", "molecule_stable"}
+def test_a_flow_is_evaluated_at_several_numbers_of_steps(tmp_path, qm9):
+    run = train_recipe("Flow+order", tmp_path, steps=2, data=qm9, progress=False, batch_size=8, sample_every=0)
+    found = evaluate_steps(run, (2, 5), 5)
+    assert found["at"].keys() == {"2", "5"}
+    assert found["at"]["2"].keys() == {"atom_stable", "molecule_stable"}
     assert found["seen"] == 16
-    (row,) = ablation_table([found]).rows
-    assert row[0] == "Flow+order"
-    assert row[1] == f"{found['curve'][-1]['loss']:.4f}"
-    assert row[4] == row[7] == row[10] == "–"  # no bonds
-    assert "16 molecules seen" in ablation_table([found]).notes[0]
-    (line,) = figures.validation_curves({"Flow+order": found["curve"]}).axes[0].lines
-    assert line.get_ydata().tolist() == [e["loss"] for e in found["curve"]]
+
+
+def test_an_ablation_becomes_a_table_and_a_figure_with_the_spread_over_seeds(tmp_path, qm9):
+    settings = {"batch_size": 8, "validate_every": 2, "sample_every": 2, "log_every": 2, "samples": 4}
+    options = {"steps": 4, "data": qm9, "progress": False, "sample_steps": 2} | settings
+    found = [
+        evaluate_ablation(train_recipe("CanonFlow-heavy", tmp_path / str(seed), seed=seed, **options))
+        for seed in (0, 1)
+    ]
+    assert found[0]["at"].keys() == {"16", "32"}
+    for seed, shares in enumerate(((0.2, 0.4), (0.4, 0.8))):
+        for budget, share in zip(("16", "32"), shares, strict=True):
+            found[seed]["at"][budget]["molecule_stable"] = share
+    (row,) = ablation_table(found).rows
+    assert row[:4] == ["CanonFlow-heavy", "2", "30.0 ± 14.1", "60.0 ± 28.3"]
+    ax = figures.stable_by_budget(by_recipe(found)).axes[0]
+    assert [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"] == [30, 60]
 
 
 def test_shipped_ablation_and_steps_are_of_known_recipes_and_equal_budgets():
-    for rows in (measured_ablation(), measured_longer()):
-        assert {e["recipe"] for e in rows} <= SYSTEMS.keys()
-        for key in ("seen", "seed", "scale", "molecules"):
-            assert len({e[key] for e in rows}) == 1
+    rows = measured_ablation()
+    assert {e["recipe"] for e in rows} <= SYSTEMS.keys()
+    assert all(sorted(e["seed"] for e in runs) == [0, 1, 2] for runs in by_recipe(rows).values())
+    for key in ("seen", "scale", "protocol"):
+        assert len({e[key] for e in rows}) == 1
     steps = measured_steps()
     assert {e["recipe"] for e in steps} <= cards().keys()
     assert all(e["at"].keys() == {str(n) for n in STEPS} for e in steps)

@@ -163,6 +163,20 @@ def test_rdkit_ase_and_open_babel_read_the_same_molecules(sample, tmp_path):
         assert np.abs(frame.positions - one.positions[0].numpy()).max() < 1e-7
 
 
+@pytest.mark.parametrize("smiles", ["C[n+]1ccccc1", "c1ccc[o+]c1", "O=[N+]([O-])c1ccncc1", "c1cc[n+]([O-])cc1"])
+def test_open_babel_reads_charged_aromatic_rings_as_they_are(smiles, tmp_path):
+    from openbabel import pybel
+
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(mol, randomSeed=0)
+    path = write(from_rdkit([mol]), tmp_path / "a.sdf")
+    (babel,) = pybel.readfile("sdf", str(path))
+    assert Chem.CanonSmiles(babel.write("can").split()[0]) == Chem.CanonSmiles(smiles)
+    (mol,) = to_rdkit(read(path))
+    Chem.SanitizeMol(mol)
+    assert Chem.MolToSmiles(Chem.RemoveHs(mol)) == Chem.CanonSmiles(smiles)
+
+
 # -- XYZ --------------------------------------------------------------------------------------------------------------
 
 QM9_OWN = (

@@ -31,6 +31,9 @@ class Canonical:
     order: Tensor | None = None
 
 
+PAIRS = 2**22  # pairs of atoms, padding included, that are looked at together
+
+
 class Canonicalizer(nn.Module):
     """h and c together: `canonicalizer(x)` is a `Canonical`. Subclasses for molecules define `pose`."""
 
@@ -48,6 +51,35 @@ class Canonicalizer(nn.Module):
             x = x.to(torch.float32)
         if not (x.mask.is_cuda and torch.cuda.is_current_stream_capturing()):  # nobody can look while that goes on
             x.check_finite()
+        B, N = x.mask.shape
+        return self.together(x) if B * N**2 <= PAIRS else self._in_pieces(x)
+
+    def together(self, x: Molecules) -> Canonical:
+        """c(x) of molecules that are few or small enough for tables of all pairs of atoms."""
         centred = x.centred()
         g, ambiguous = self.pose(centred)
         return Canonical(centred.act(inverse(g)), g, ambiguous)
+
+    def _in_pieces(self, x: Molecules) -> Canonical:
+        """The same by pieces of molecules of about one size, so that one long molecule costs no more than itself."""
+        rows, found, N = torch.argsort(x.sizes, stable=True), [], x.mask.shape[1]
+        for piece in _pieces(x.sizes[rows].tolist()):
+            found.append(self.together(x[rows[piece]].trim()))
+        back = torch.argsort(rows)
+        order = None
+        if found[0].order is not None:
+            rest = torch.arange(N, device=rows.device)
+            order = torch.cat([torch.cat([c.order, rest[c.order.shape[1] :].expand(len(c.g), -1)], 1) for c in found])[
+                back
+            ]
+        g, ambiguous = (torch.cat([getattr(c, name) for c in found])[back] for name in ("g", "ambiguous"))
+        return Canonical(Molecules.cat([c.x for c in found]).pad(N)[back], g, ambiguous, order)
+
+
+def _pieces(sizes: list[int]) -> list[slice]:
+    """Slices of rising sizes, each of at most PAIRS pairs or of one molecule."""
+    cuts = [0]
+    for k, n in enumerate(sizes):
+        if k > cuts[-1] and (k + 1 - cuts[-1]) * n**2 > PAIRS:
+            cuts.append(k)
+    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(sizes)], strict=True)]

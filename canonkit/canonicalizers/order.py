@@ -61,7 +61,7 @@ class Ordered(Canonicalizer):
         super().__init__()
         self.posed, self.key = posed, key
 
-    def forward(self, x: Molecules) -> Canonical:
+    def together(self, x: Molecules) -> Canonical:
         c = self.posed(x)
         with torch.no_grad():
             key, unclear = self.key(c.x)

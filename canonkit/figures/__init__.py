@@ -17,7 +17,7 @@ clouds, densities points, and densities with their scores, in the plane
 shape_maps        values on a sphere of shapes: where a slice jumps
 error_curves      errors against numbers of samples
 training_curves   loss terms, validation and stability of one or several runs
-validation_curves validation losses of several runs
+stable_by_budget  stable molecules of several runs at several budgets
 stability_steps   stability against network evaluations
 velocity_curves   what a flow's velocity leaves open against time
 """
@@ -30,7 +30,7 @@ from canonkit.figures.periodic import periodic_boxes
 from canonkit.figures.plane import clouds, densities, error_curves, shape_maps
 from canonkit.figures.poses import pose_profile, property_map
 from canonkit.figures.symmetry import rotation_law, vector_fields
-from canonkit.figures.training import stability_steps, training_curves, validation_curves, velocity_curves
+from canonkit.figures.training import stability_steps, stable_by_budget, training_curves, velocity_curves
 
 __all__ = [
     "Picture",
@@ -51,8 +51,8 @@ __all__ = [
     "rotation_law",
     "shape_maps",
     "stability_steps",
+    "stable_by_budget",
     "training_curves",
-    "validation_curves",
     "vector_fields",
     "velocity_curves",
 ]

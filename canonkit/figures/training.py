@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -23,10 +24,25 @@ def _curves(curves: Mapping[str, tuple[Sequence, Sequence]], width: float, **lab
     return figure
 
 
-def validation_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
-    """Validation losses of runs by name against samples seen."""
-    curves = {name: ([e["seen"] / 1000 for e in log], [e["loss"] for e in log]) for name, log in logs.items()}
-    return _curves(curves, 7, xlabel="thousand samples seen", ylabel="validation loss")
+def stable_by_budget(evaluations: Mapping[str, Sequence[dict]]) -> Figure:
+    """Stable molecules at each budget, mean and standard deviation over seeds, of `evaluate_ablation`s by recipe."""
+    budgets = list(next(iter(evaluations.values()))[0]["at"])
+    names = list(evaluations)
+    figure = blank(7, 0.9 + 0.32 * len(names))
+    ax = figure.subplots()
+    for k, budget in enumerate(budgets):
+        shares = [[100 * e["at"][budget]["molecule_stable"] for e in evaluations[name]] for name in names]
+        means, spreads = [fmean(v) for v in shares], [stdev(v) if len(v) > 1 else 0 for v in shares]
+        rows = [i + 0.2 * (k - (len(budgets) - 1) / 2) for i in range(len(names))]
+        label = f"{int(budget) / 1000:.0f} thousand molecules seen"
+        ax.errorbar(means, rows, xerr=spreads, fmt="o", markersize=4, capsize=2, color=f"C{k}", label=label)
+    ax.set_yticks(range(len(names)), names, fontsize=9)
+    ax.invert_yaxis()
+    ax.set_xlabel("stable molecules, %")
+    ax.set_xlim(0, 100)
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(budgets), frameon=False)
+    return figure
 
 
 def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
