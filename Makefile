@@ -31,7 +31,7 @@ lint: $(VENV)/.done
 	$(BIN)/ruff format --check .
 
 docs: $(VENV)/.done
-	$(BIN)/python -W error -m pdoc canonkit --math --output-directory build/docs
+	$(BIN)/python .ci/docs.py build/docs
 
 idea: $(VENV)/.done
 	$(BIN)/python -c "import canonkit as ck; ck.figures.idea().savefig('notebooks/images/idea.png', dpi=130)"
