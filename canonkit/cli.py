@@ -306,8 +306,12 @@ def certify(
             "copies16, copies32. Or the name of trained weights, or a run's folder."
         ),
     ],
-    data: Annotated[str | None, typer.Option(help="qm9 or rotmnist; by default what suits it.")] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Molecules, or test images, to try.")] = 1000,
+    data: Annotated[
+        str | None, typer.Option(help="qm9, rotmnist or a file of molecules; qm9 for molecules by default.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", help="Molecules or images to try; by default up to 1000.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64; by default float64 for molecules.")] = None,
     denoiser: Annotated[
         bool,
@@ -323,9 +327,11 @@ def certify(
     from canonkit.canonicalizers import certify as check
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
+    from canonkit.formats import SUFFIXES, read
     from canonkit.releases import cards
 
-    if data is not None:
+    mine = read(data) if data is not None and Path(data).suffix.lower() in SUFFIXES else None
+    if data is not None and mine is None:
         _known_data(data)
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"dtype {dtype!r} is not float32 or float64")
@@ -335,11 +341,16 @@ def certify(
     elif Path(name).is_dir() or name in cards():
         h = _run(name).model.canonicalizer
     else:
-        h = canonicalizer(name)
+        told = {"elements": mine.elements} if mine is not None and name.startswith("frame") else {}
+        h = canonicalizer(name, **told)
     show = not as_json
     data = data or ("rotmnist" if isinstance(h, ImageCanonicalizer) else "qm9")
-    samples = load_qm9(progress=show).molecules if data == "qm9" else load_rotmnist(progress=show).part("test")
-    dtype = dtype or ("float64" if data == "qm9" else "float32")
+    if mine is None:
+        samples = load_qm9(progress=show).molecules if data == "qm9" else load_rotmnist(progress=show).part("test")
+    else:
+        samples = mine
+    dtype = dtype or ("float32" if data == "rotmnist" else "float64")
+    count = min(1000, len(samples)) if count is None else count
     if not 1 <= count <= len(samples):
         raise ValueError(f"-n {count} is not between 1 and {len(samples):,}")
     rows = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count]
