@@ -160,9 +160,9 @@ def qm9pack_files() -> list[Path]:
 def _parse_qm9pack(progress: bool) -> dict[str, Tensor]:
     from tqdm.auto import tqdm
 
-    positions, numbers, index = [], [], []
+    positions, numbers, index, files = [], [], [], qm9pack_files()
     with tqdm(total=COUNT, desc="QM9: parsing once", unit="mol", disable=not progress) as bar:
-        for path in qm9pack_files():
+        for path in files:
             with open(path, newline="") as file:
                 for row in csv.DictReader(file):
                     try:
