@@ -1,4 +1,5 @@
-"""How much faster: both formulations with the same weights on the same molecules, alternating in one process per case.
+"""How much faster the kit's networks are: both formulations with the same weights and molecules, alternating in one
+process per case.
 
 Repetition r takes a batch of QM9 molecules of one length, the (r + 1/2)/R quantile of QM9's lengths: the plain form
 gets them padded to 29 atoms as its authors do, ours as it trains, unpadded. Seconds are medians over repetitions. Peak

@@ -1,4 +1,4 @@
-"""How long a molecule takes, and a stable one: the shipped models against EDM as published, all in one run.
+"""Seconds per molecule and per stable molecule: the shipped models and EDM as published, all in one run.
 
 Reference: EDM's network at paper scale in its authors' formulation (every molecule padded to 29 atoms), 1000 steps. One
 of its evaluations is timed in every repetition and counted 1001 times, since each costs the same; its weights are

@@ -1,7 +1,7 @@
 """What every system of molecules costs at laptop scale: a training step and a sample, all systems in one run.
 
-In each repetition every system takes the same batch of 64 molecules of one length, one after the other, so that what
-else the machine does hits all alike; seconds are medians over repetitions.
+In each repetition every system takes the same batch of 64 molecules of one length, one after the other, so that other
+work on the machine slows all of them alike. Seconds are medians over repetitions.
 """
 
 from __future__ import annotations

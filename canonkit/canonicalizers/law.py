@@ -42,7 +42,7 @@ class LawCertificate(Printed):
         p_value: of the hypothesis that f(g z) and g f(z) have the same law.
         energy: energy distance, mean over molecules, over the root mean square of f's outputs' norms.
         mismatch: root mean square entry of the difference of their means, over that of f's outputs.
-        mismatch_error: what chance alone makes of it.
+        mismatch_error: the mismatch that chance alone would give.
         exchanges: random exchanges of labels; the least p-value is 1 / (exchanges + 1).
         level: the p-value up to which the law is rejected, by which a law that holds is rejected by chance this often.
         rejected: whether it was.
@@ -145,8 +145,9 @@ class SampleLaw(Printed):
 def certify_samples(molecules: Molecules, *, exchanges: int = 999, seed: int = 0) -> SampleLaw:
     """Tests that the law of molecules is invariant under S_n x SO(3).
 
-    A molecule counts as a vector that feels pose and order: the six second moments of its positions, and with r the
-    place of an atom, rho = (r + 1/2) / n, the sums of x cos(pi k rho), k = 1, 2, and of Z cos(pi rho), over n.
+    Each molecule is described by numbers that depend on its pose and order: the six second moments of its positions,
+    and with r the place of an atom, rho = (r + 1/2) / n, the sums of x cos(pi k rho), k = 1, 2, and of Z cos(pi rho),
+    over n.
 
     Args:
         molecules: samples, or data.
@@ -157,7 +158,7 @@ def certify_samples(molecules: Molecules, *, exchanges: int = 999, seed: int = 0
         ValueError: fewer than 20 molecules.
     """
     if len(molecules) < 20:
-        raise ValueError(f"{len(molecules)} molecules are too few to say anything of their law: give 20 or more")
+        raise ValueError(f"{len(molecules)} molecules are too few for a test of their law: give 20 or more")
     with seeded(seed):
         molecules = molecules.to("cpu").centred()[torch.randperm(len(molecules))]
         m = len(molecules) // 2

@@ -19,7 +19,7 @@ error_curves      errors against numbers of samples
 training_curves   loss terms, validation and stability of one or several runs
 stable_by_budget  stable molecules of several runs at several budgets
 stability_steps   stability against network evaluations
-velocity_curves   what a flow's velocity leaves open against time
+velocity_curves   the part of a flow's velocity that cannot be predicted, against time
 """
 
 from canonkit.figures.base import Picture
