@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from canonkit.files import replacing, sha256
 from canonkit.recipes import Recipe, Run
 from canonkit.results import Table
+from canonkit.training import read_card
 
 FOLDER = Path(__file__).parent / "pretrained"
 FORMAT = 1  # of cards and weights
@@ -35,7 +36,7 @@ def cards() -> dict[str, dict]:
     found = {}
     for path in sorted(FOLDER.glob("*.card.json")):
         try:
-            card = json.loads(path.read_text())
+            card = read_card(path)
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): {RESTORE}") from error
         if card.get("format") != FORMAT:
