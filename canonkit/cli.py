@@ -136,12 +136,12 @@ def train(
     queue by itself."""
     import torch
 
+    from canonkit.queue import run_queue, stop_when_stdin_closes
     from canonkit.queue import runs as look
-    from canonkit.queue import stop_when_stdin_closes, work_off
     from canonkit.recipes import train_recipe
 
     if queue is not None:
-        jobs = work_off(queue, progress=not as_json)
+        jobs = run_queue(queue, progress=not as_json)
         found = look(jobs[0].folder.parent)
         _print(found.rows, found, as_json)
         return

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from canonkit.results import Table
-from canonkit.training import is_finished, is_training, read_counters, read_log
+from canonkit.training import is_finished, is_training, read_card, read_counters, read_log
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def read_queue(path: str | Path) -> tuple[list[Job], int]:
     return jobs, int(queue.get("at_once", 1))
 
 
-def work_off(path: str | Path, *, progress: bool = True) -> list[Job]:
+def run_queue(path: str | Path, *, progress: bool = True) -> list[Job]:
     """Trains every run of a queue file that is not finished, in order; kill it and start it again as you like.
 
     Each run is a process of its own that stops, with a checkpoint, when this one ends in whatever way.
@@ -196,7 +196,7 @@ def runs(folder: str | Path = "runs") -> Runs:
     """
     rows, logs = [], {}
     for path in sorted(Path(folder).glob("*/run.json")):
-        name, card = path.parent.name, json.loads(path.read_text())
+        name, card = path.parent.name, read_card(path)
         log = logs[name] = read_log(path.parent)
         counters = read_counters(path.parent)
         last = {entry["kind"]: entry for entry in log}

@@ -6,7 +6,6 @@ at in ten minutes on two cores.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -38,7 +37,7 @@ from canonkit.processes import (
     MoleculeSpace,
     cosine_schedule,
 )
-from canonkit.training import Settings, load_averaged, read_counters, read_log, train
+from canonkit.training import Settings, load_averaged, read_card, read_counters, read_log, train
 
 DATA = {"QM9": load_qm9, "RotMNIST": load_rotmnist}
 
@@ -110,7 +109,7 @@ class System:
 BY_RULE = "by rule"
 PLAIN = {"prior": "gaussian", "coupling": False}
 ALIGNED = {"prior": "aligned", "coupling": True}
-GRAPHS = {"graphs": True, "guessing": True}
+GRAPHS = {"graphs": True, "self_conditioning": True}
 SYSTEMS = {
     "GDM": System("QM9", "GNN"),
     "GDM-aug": System("QM9", "GNN", augment=True),
@@ -242,8 +241,8 @@ class Recipe:
             h = canonicalizer(self.canonicalizer, **self.canonicalizer_settings)
         return OrbitModel(h, process, network, size_counts)
 
-    def _flow(self, prior: str, coupling: bool, graphs: bool = False, guessing: bool = False) -> FlowMatching:
-        space = MaskedMoleculeSpace(HEAVY if self.heavy else ELEMENTS, self.longest, graphs, guessing)
+    def _flow(self, prior: str, coupling: bool, graphs: bool = False, self_conditioning: bool = False) -> FlowMatching:
+        space = MaskedMoleculeSpace(HEAVY if self.heavy else ELEMENTS, self.longest, graphs, self_conditioning)
         made = AlignedPrior(self.longest) if prior == "aligned" else Gaussian()
         weights = self.settings.distance_weight or 0.0, self.settings.correction or 0.0
         return FlowMatching(space, made, coupling, *weights)
@@ -442,7 +441,7 @@ def load_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     try:
-        card = json.loads((folder / "run.json").read_text())
+        card = read_card(folder / "run.json")
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no run (no run.json): train one with `canonkit train`") from None
     chosen = Recipe.from_card(card)

@@ -23,6 +23,7 @@ from canonkit.files import replacing, sha256, weights_folder
 from canonkit.names import choose
 from canonkit.recipes import Recipe, Run
 from canonkit.results import Table
+from canonkit.training import read_card
 
 FOLDER = Path(__file__).parent / "pretrained"
 FORMAT = 1  # of cards and weights
@@ -43,7 +44,7 @@ def _found() -> dict[str, tuple[Path, dict]]:
     found = {}
     for path in (p for folder in (FOLDER, weights_folder()) for p in sorted(folder.glob("*.card.json"))):
         try:
-            card = json.loads(path.read_text())
+            card = read_card(path)
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): {RESTORE}") from error
         if card.get("format") != FORMAT:

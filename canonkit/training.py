@@ -656,6 +656,14 @@ def train(
         return state.ema
 
 
+RENAMED = {"guessing": "self_conditioning"}
+
+
+def read_card(path: Path) -> dict:
+    """A run.json or a card; what it calls by a name of earlier versions has its present one."""
+    return json.loads(path.read_text(), object_pairs_hook=lambda pairs: {RENAMED.get(k, k): v for k, v in pairs})
+
+
 def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool, machine: str) -> None:
     """Writes run.json, or checks that the run there is the one to continue and notes its new budget."""
     path = out / "run.json"
@@ -663,7 +671,7 @@ def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool,
     if path.exists():
         if not resume:
             raise FileExistsError(f"{out} holds a run: continue it with resume (--resume) or choose another folder")
-        card = json.loads(path.read_text())
+        card = read_card(path)
         for key, value in json.loads(json.dumps(about)).items():
             if _told(card.get(key)) != _told(value):
                 raise ValueError(f"{path} was started with {key} = {card.get(key)}, not {value}: use another folder")

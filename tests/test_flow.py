@@ -16,7 +16,7 @@ from canonkit.networks import Canon
 from canonkit.networks.canon import order_features
 from canonkit.processes import AlignedPrior, FlowMatching, Gaussian, MaskedMoleculeSpace
 from canonkit.processes.flow import transport
-from canonkit.recipes import SYSTEMS, fit_prior, recipe, train_recipe
+from canonkit.recipes import SYSTEMS, fit_prior, load_run, recipe, train_recipe
 
 SPACE = MaskedMoleculeSpace(ELEMENTS)
 
@@ -304,7 +304,7 @@ def test_generated_bonds_are_symmetric_and_stay_among_real_atoms():
 
 
 def test_a_guess_is_what_was_predicted_before_and_no_gradient_flows_through_it(sample):
-    space = MaskedMoleculeSpace(ELEMENTS, guessing=True)
+    space = MaskedMoleculeSpace(ELEMENTS, self_conditioning=True)
     x = sample[sample.sizes == 18][:4].trim().centred()
     process, seen = FlowMatching(space, Gaussian()), []
     weight = torch.ones((), requires_grad=True)
@@ -472,7 +472,7 @@ def test_a_width_that_heads_cannot_share_is_refused():
 
 
 def _inputs(system):
-    return system.network, system.hydrogens, system.flow.get("graphs"), system.flow.get("guessing")
+    return system.network, system.hydrogens, system.flow.get("graphs"), system.flow.get("self_conditioning")
 
 
 @pytest.mark.parametrize("name", [name for name, s in SYSTEMS.items() if s.flow])
@@ -498,6 +498,15 @@ def test_a_flow_is_trained_resumed_and_sampled(tmp_path, qm9):
 
 
 # -- what the velocity leaves open ------------------------------------------------------------------------------------
+
+
+def test_runs_that_call_self_conditioning_by_its_old_name_are_loaded_and_resumed(tmp_path, qm9):
+    options = {"data": qm9, "progress": False, "batch_size": 8, "sample_every": 0, "validate_every": 0}
+    train_recipe("CanonFlow-heavy", tmp_path, steps=1, **options)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace("self_conditioning", "guessing"))
+    assert load_run(tmp_path).model.process.space.self_conditioning
+    assert train_recipe("CanonFlow-heavy", tmp_path, steps=2, resume=True, **options).step == 2
 
 
 def gaussians(count, n, sd):

@@ -42,7 +42,7 @@ def write_queue(path, folder):
     return path
 
 
-def work_off(path, **options):
+def queue_process(path, **options):
     command = [sys.executable, "-m", "canonkit", "train", "--queue", str(path), "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **options)
@@ -54,7 +54,7 @@ def weights(folder):
 
 @pytest.mark.slow
 def test_a_queue_killed_five_times_ends_with_the_same_weights(qm9, tmp_path):
-    process = work_off(write_queue(tmp_path / "whole.toml", "whole"))
+    process = queue_process(write_queue(tmp_path / "whole.toml", "whole"))
     rows = json.loads(process.communicate(timeout=300)[0])
     assert process.returncode == 0
     assert [(r["run"], r["state"], r["step"]) for r in rows] == [
@@ -65,7 +65,7 @@ def test_a_queue_killed_five_times_ends_with_the_same_weights(qm9, tmp_path):
     killed = write_queue(tmp_path / "killed.toml", "killed")
     chance = random.Random(0)
     for _ in range(5):
-        since, process = time.time_ns(), work_off(killed)
+        since, process = time.time_ns(), queue_process(killed)
         while not any(p.stat().st_mtime_ns > since for p in tmp_path.glob("killed/*/log.jsonl")):
             assert process.poll() is None
             time.sleep(0.05)  # until a run has begun or goes on
@@ -73,13 +73,13 @@ def test_a_queue_killed_five_times_ends_with_the_same_weights(qm9, tmp_path):
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert work_off(killed).wait(timeout=300) == 0
+    assert queue_process(killed).wait(timeout=300) == 0
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert one.keys() == other.keys() == {"GDM-laptop-0", "inertial+GDM-laptop-0", "the equivariant one"}
     for name in one:
         assert all(torch.equal(one[name][k], other[name][k]) for k in one[name])
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("killed/*/checkpoint.safetensors")}
-    assert work_off(killed).wait(timeout=60) == 0  # nothing is left to do
+    assert queue_process(killed).wait(timeout=60) == 0  # nothing is left to do
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
 
 
@@ -107,7 +107,7 @@ def test_a_failing_run_is_named_and_the_others_are_trained(tmp_path):
         "[[run]]\nrecipe = 'GMD'\nsteps = 1\n"
         "[[run]]\nrecipe = 'GDM'\nsteps = 1\nset = { batch_size = 4, sample_every = 0 }\n"
     )
-    process = work_off(path, stderr=subprocess.PIPE)
+    process = queue_process(path, stderr=subprocess.PIPE)
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 1
     assert "GMD-laptop-0" in errors

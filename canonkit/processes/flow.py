@@ -8,11 +8,11 @@ r"""Flow matching of molecules and molecular graphs: a straight way for position
                + w_d mean over near pairs of t^2 | |x_i^ - x_j^| - |x_i - x_j| |,          t = sqrt(U), U uniform
     sampling:  dx/dt = (x_1^ - x_t) / (1 - t) by Euler or Heun steps;  at t, a share t of each molecule's atoms and of
                its pairs is known: what is masked is drawn, and the surest draws are kept (Chang et al. 2022)
-    guessing:  the network is also given what it predicted in the step before (self-conditioning, Chen et al. 2022); in
-               training, for half of the batches, what it predicts without
     near:      pairs of atoms closer than 2.7 Å in the data: bonds and angles
-    correction: in training, half the atoms of half of the molecules are pushed from x_t at t > 1/4, so that the network
-               learns to mend its own mistakes (as FlowMol3, Dunn and Koes 2025)
+    self-conditioning: the network is also given what it predicted in the step before (Chen et al. 2022); in training,
+               for half of the batches, what it predicts without
+    self-correction: in training, half the atoms of half of the molecules are pushed from x_t at t > 1/4, so that the
+               network learns to mend its own mistakes (as FlowMol3, Dunn and Koes 2025)
     coupling:  among molecules of one size in a batch, x_0 are dealt out so that sum |x_0 - x_1|^2 is least; nothing is
                turned or permuted within a molecule
 
@@ -47,21 +47,23 @@ class MaskedMoleculeSpace(MoleculeSpace):
         elements, atoms: as of `MoleculeSpace`.
         graphs: a kind of atom is an element with a formal charge, -1, 0 or 1, and there are bonds beside z, of order
             0, none, to 4, aromatic; else kinds are elements and there are no bonds.
-        guessing: z holds 3 + K more entries per atom, what the network predicted before of x_1 and kinds; zeros where
-            it has not been asked yet.
+        self_conditioning: z holds 3 + K more entries per atom, what the network predicted before of x_1 and kinds;
+            zeros where it has not been asked yet.
     """
 
     CHARGES, ORDERS = (-1, 0, 1), 5
 
-    def __init__(self, elements, atoms: int = 29, graphs: bool = False, guessing: bool = False):
+    def __init__(self, elements, atoms: int = 29, graphs: bool = False, self_conditioning: bool = False):
         super().__init__(elements, atoms)
-        self.graphs, self.guessing = graphs, guessing
+        self.graphs, self.self_conditioning = graphs, self_conditioning
         self.kinds = len(self.elements) * (len(self.CHARGES) if graphs else 1)
         self.plain = 3 + self.kinds + 1  # entries without those of a guess
-        self.features = self.plain + (3 + self.kinds) * guessing
+        self.features = self.plain + (3 + self.kinds) * self_conditioning
         self.parts = {"positions": slice(0, 3), "kinds": slice(3, 3 + self.kinds)}
         self.discrete = ("kinds",)
-        self.network_options = ({"bonds": self.ORDERS} if graphs else {}) | ({"guess": self.plain} if guessing else {})
+        self.network_options = {"bonds": self.ORDERS} if graphs else {}
+        if self_conditioning:
+            self.network_options["guess"] = self.plain
 
     def kinds_of(self, x: Molecules) -> Tensor:
         """The kind of every atom, (B, N).
@@ -91,7 +93,7 @@ class MaskedMoleculeSpace(MoleculeSpace):
     def entries(self, positions: Tensor, kinds: Tensor, guess: Tensor | None = None) -> Tensor:
         """z of positions and kinds, one more of these than there are for masked, and where there is one of a guess."""
         z = torch.cat([positions, one_hot(kinds, self.kinds + 1).to(positions)], -1)
-        if not self.guessing:
+        if not self.self_conditioning:
             return z
         return torch.cat([z, z.new_zeros(*z.shape[:2], 3 + self.kinds) if guess is None else guess], -1)
 
@@ -182,7 +184,7 @@ class FlowMatching(nn.Module):
         if self.coupling:
             start = start[transport(start, z[..., :3], x.sizes)]
         u, v = uniform(B, N), _symmetric(uniform(B, N, N)) if self.space.graphs else None
-        twice, push = self.space.guessing and bool(uniform(1) < 0.5), None
+        twice, push = self.space.self_conditioning and bool(uniform(1) < 0.5), None
         if self.correction:
             pushed = (uniform(B, 1) < 0.5) & (uniform(B, N) < 0.5) & (t > CORRECTED_FROM)[:, None]
             sd = self.correction * uniform(B, 1) * pushed
@@ -209,9 +211,9 @@ class FlowMatching(nn.Module):
                 guess = _guess(*self._predict(*state)[:2])
         places, logits, pair_logits = self._predict(*state, guess)
         square = (places - z[..., :3]).square().sum((1, 2)) / (3 * x.sizes.clamp(min=1))
-        terms = {"positions": POSITIONS * square.mean(), "kinds": KINDS * _surprise(logits, kinds, hidden)}
+        terms = {"positions": POSITIONS * square.mean(), "kinds": KINDS * masked_cross_entropy(logits, kinds, hidden)}
         if self.space.graphs:
-            terms["bonds"] = BONDS * _surprise(pair_logits, x.bonds.long(), unseen)
+            terms["bonds"] = BONDS * masked_cross_entropy(pair_logits, x.bonds.long(), unseen)
         if self.distance_weight:
             terms["distances"] = self.distance_weight * _distance_error(places, x, t.square())
         return Loss(sum(terms.values()), terms)
@@ -302,9 +304,9 @@ class FlowMatching(nn.Module):
                 left -= 1
             x = moved
             how = temperature, choice_temperature, generator
-            kinds = _reveal(kinds, self.space.kinds, real, s, logits, *how)
+            kinds = unmask(kinds, self.space.kinds, real, s, logits, *how)
             if bonds is not None:
-                bonds = _symmetric(_reveal(bonds, self.space.ORDERS, upper, s, pair_logits, *how))
+                bonds = _symmetric(unmask(bonds, self.space.ORDERS, upper, s, pair_logits, *how))
             if on_step is not None:
                 on_step(left, x)
         return self.space.assemble(x, kinds, bonds, real)
@@ -315,7 +317,7 @@ def _guess(places: Tensor, logits: Tensor) -> Tensor:
     return torch.cat([places, logits.softmax(-1)], -1)
 
 
-def _surprise(logits: Tensor, target: Tensor, where: Tensor) -> Tensor:
+def masked_cross_entropy(logits: Tensor, target: Tensor, where: Tensor) -> Tensor:
     """Mean of -log p(target) where it is asked for; zero where nowhere."""
     found = cross_entropy(logits.movedim(-1, 1), target, reduction="none") * where
     return found.sum() / where.sum().clamp(min=1)
@@ -329,7 +331,7 @@ def _distance_error(places: Tensor, x: Molecules, weight: Tensor) -> Tensor:
     return ((found - d).abs() * near * weight).sum() / near.sum().clamp(min=1)
 
 
-def _reveal(
+def unmask(
     tokens: Tensor,
     masked: int,
     places: Tensor,
