@@ -69,13 +69,14 @@ def common(
 def data(
     name: Annotated[str, typer.Argument(help="qm9 or rotmnist")],
     path: Annotated[
-        Path | None, typer.Option(help="Your own instead: gdb9.sdf, PyG's data_v3.pt; a folder with MNIST or RotMNIST.")
+        Path | None,
+        typer.Option(help="Your own files: gdb9.sdf, PyG's data_v3.pt, or a folder with MNIST or RotMNIST."),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="QM9 as one .npz file too, for `python -m canonkit.hour`.")] = None,
     bonds: Annotated[bool, typer.Option("--bonds", help="QM9 with bonds and charges, perceived once.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Prepares a data set and says what is in it."""
+    """Prepare a data set and describe it."""
     _known_data(name)
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
@@ -119,21 +120,23 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
-    queue: Annotated[Path | None, typer.Option(help="A file of runs to work off instead.")] = None,
+    queue: Annotated[Path | None, typer.Option(help="A file that lists runs to train.")] = None,
     scale: Annotated[str, typer.Option(help="laptop or paper")] = "laptop",
-    minutes: Annotated[float | None, typer.Option(help="Budget of training time, over all resumptions.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Budget of steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Training time, over all parts of a resumed run.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of training steps.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest one here.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     init: Annotated[str | None, typer.Option(help="Start from trained weights: a name or a run's folder.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A training setting, such as lr=3e-4.")] = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
-    """Trains a recipe on its data, or all runs of a queue. Interrupt it when you like: --resume continues exactly, a
-    queue by itself."""
+    """Train a system, or all runs of a queue.
+
+    You can interrupt it at any time. --resume continues a run exactly; a queue continues by itself.
+    """
     import torch
 
     from canonkit.queue import run_queue, stop_when_stdin_closes
@@ -151,7 +154,7 @@ def train(
         stop_when_stdin_closes()
     _at_least_one(steps=steps, threads=threads)
     if minutes is not None and not minutes > 0:
-        raise ValueError(f"--minutes {minutes:g} is no time: give more than 0")
+        raise ValueError(f"--minutes {minutes:g} is not a training time: give more than 0")
     if device is not None:
         _check_device(device)
     if threads:
@@ -180,7 +183,7 @@ def notebooks(
     folder: Annotated[Path, typer.Argument(help="Where to put them; made if it does not exist.")],
     as_json: Json = False,
 ) -> None:
-    """Copies the notebooks into a folder of yours; files that are there already stay."""
+    """Copy the notebooks into a folder; existing files are kept."""
     here = Path(__file__).parent / "notebooks"
     if not here.is_dir():
         raise FileNotFoundError(f"{here} is missing: install canonkit again")
@@ -202,7 +205,7 @@ def runs(
     curves: Annotated[Path | None, typer.Option(help="Draw their curves into this .png file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """How far the runs in a folder have come."""
+    """List the runs in a folder and their progress."""
     from canonkit.queue import runs as look
 
     found = look(folder)
@@ -219,17 +222,22 @@ def sample(
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="For repeatable samples.")] = None,
     randomize: Annotated[
-        bool, typer.Option("--randomize", help="Turn each, and reorder its atoms, at random.")
+        bool, typer.Option("--randomize", help="Turn each molecule, and reorder its atoms, at random.")
     ] = False,
-    eta: Annotated[float | None, typer.Option(help="Diffusion: share of sampling's noise; 0 is DDIM.")] = None,
+    eta: Annotated[float | None, typer.Option(help="Diffusion: how much noise is added on the way; 0 is DDIM.")] = None,
     heun: Annotated[bool, typer.Option("--heun", help="Flow: second-order steps.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Flow: of kinds and bonds; below 1 likely ones.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Flow: of elements and bonds; below 1, likely ones are drawn more often.")
+    ] = None,
     choice_temperature: Annotated[
-        float | None, typer.Option(help="Flow: 0.5 keeps the surest draws first, inf leaves their order to chance.")
+        float | None, typer.Option(help="Flow: 0.5 keeps the most likely draws first, inf keeps them in random order.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Generates molecules or images; SDF files get the generated bonds, else those that EDM's distance rule sees."""
+    """Generate molecules or images.
+
+    SDF files contain the generated bonds; if the model generates none, EDM's rule finds them by distances.
+    """
     from canonkit.formats import IMAGE_SUFFIXES, SUFFIXES, check_suffix, write
 
     _at_least_one(count=count, steps=steps)
@@ -266,9 +274,12 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Molecules: stability, validity, uniqueness, novelty by EDM's protocol; for a model also its validation loss and
-    NLL bound. Images: the denoising error on the test images with its 95 % interval. What was measured of a run is kept
-    with its provenance in the run's evaluation.json."""
+    """Measure a model or a file of molecules.
+
+    Molecules: stability, validity, uniqueness and novelty by EDM's protocol; for a model also its validation loss and
+    NLL bound. Images: the denoising error on the test images with its 95 % interval. Results of a run are also kept in
+    its evaluation.json.
+    """
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
     from canonkit.formats import SUFFIXES, read
@@ -320,7 +331,11 @@ def certify(
     seed: Annotated[int, typer.Option()] = 0,
     as_json: Json = False,
 ) -> None:
-    """Checks on QM9 or RotMNIST that a canonicalizer is one, or that a denoiser is equivariant in law."""
+    """Test whether a canonicalizer is one, or whether a denoiser is equivariant in law.
+
+    The test of a denoiser rejects at a level of 0.1 %. With 16 molecules it rejected a transformer without symmetry for
+    6 seeds of 6, and SymDiff for none.
+    """
     import torch
 
     from canonkit.canonicalizers import ImageCanonicalizer, canonicalizer
@@ -364,10 +379,12 @@ def bench(
     repeat: Annotated[int, typer.Option(help="Repetitions, of which medians are taken.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """qm9: speed and memory of the networks at paper scale against the formulation that the published systems run.
-    systems: what every system of molecules costs at laptop scale, per training step and sample, in one run.
-    sampling: seconds per molecule, and per stable molecule, of the shipped models against EDM as published.
-    images: canonicalizers of images, G-CNN against rotated copies, and how well they follow a turn."""
+    """Measure speed on this machine.
+
+    qm9: speed and memory of the networks at paper scale, and of the published formulation. systems: the cost of every
+    system of molecules at laptop scale. sampling: seconds per molecule, and per stable molecule, of the shipped models
+    and of EDM. images: canonicalizers of images, G-CNN and rotated copies.
+    """
     from canonkit import bench as benches
 
     _at_least_one(repeat=repeat)
@@ -395,7 +412,10 @@ def release(
     steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluates a run and keeps its averaged weights, in half precision and with a card, under a name."""
+    """Evaluate a run and keep its weights under a name, with a card.
+
+    The weights are the averaged ones, in half precision.
+    """
     from canonkit import releases
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist

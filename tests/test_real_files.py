@@ -559,7 +559,7 @@ def test_captions_are_text(tmp_path):
         (["sample", "CanonFlow", "-o", "x.sdf", "-n", "0"], "--count 0 is too few"),
         (["sample", "CanonFlow", "-o", "x.sdf", "--steps", "-2"], "--steps -2 is too few"),
         (["train", "GDM", "--out", "r", "--steps", "-1"], "--steps -1 is too few"),
-        (["train", "GDM", "--out", "r", "--minutes", "nan"], "--minutes nan is no time"),
+        (["train", "GDM", "--out", "r", "--minutes", "nan"], "--minutes nan is not a training time"),
         (["train", "GDM", "--out", "r", "--device", "abacus"], "there is no device 'abacus' here"),
         (["data", "qm9", "--path", "other.sdf"], "other.sdf: record 1 is titled 'mol A'"),
         (["sample", "run", "-o", "x.sdf"], "run.json is damaged"),
