@@ -79,7 +79,7 @@ def test_real_graphs_are_valid_by_their_bonds_and_broken_ones_are_not(part):
     assert found.problems["FragmentsError"] > 90  # the hydrogen floats alone
     more = torch.where(m.bonds == 1, 2, m.bonds)
     assert chemistry(m.with_(bonds=more), generated=True).valid < 0.1
-    with pytest.raises(ValueError, match="come without bonds"):
+    with pytest.raises(ValueError, match="have no bonds"):
         chemistry(part.molecules[:2], generated=True)
 
 
