@@ -52,6 +52,10 @@ def __getattr__(name: str):
     if name == "figures":
         return importlib.import_module("canonkit.figures")
     if name in _WHERE:
+        if _WHERE[name].startswith("canonkit.widgets"):
+            from canonkit.extras import WIDGETS, require
+
+            require(*WIDGETS)
         return getattr(importlib.import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'canonkit' has no attribute {name!r}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import sys
 import warnings
 from dataclasses import asdict
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from canonkit import __version__
+from canonkit.names import choose
 
 app = typer.Typer(
     help="Symmetry-aware generative modelling by canonicalization.",
@@ -26,27 +30,54 @@ def main() -> None:
     """Entry point: expected errors become one line on stderr and exit status 1, warnings one line each."""
     warnings.formatwarning = lambda message, *args, **options: f"canonkit: {message}\n"
     try:
-        app()
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"canonkit: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:  # how the command was typed
+            print(f"canonkit: {error.format_message().rstrip('.')}. See canonkit --help.", file=sys.stderr)
+        raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _print(result: dict | list, text: object, as_json: bool) -> None:
     print(json.dumps(result) if as_json else text)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"canonkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Symmetry-aware generative modelling by canonicalization."""
+
+
 @app.command()
 def data(
     name: Annotated[str, typer.Argument(help="qm9 or rotmnist")],
     path: Annotated[
-        Path | None, typer.Option(help="Your own instead: gdb9.sdf, PyG's data_v3.pt; a folder with MNIST or RotMNIST.")
+        Path | None,
+        typer.Option(help="Your own files: gdb9.sdf, PyG's data_v3.pt, or a folder with MNIST or RotMNIST."),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="QM9 as one .npz file too, for `python -m canonkit.hour`.")] = None,
     bonds: Annotated[bool, typer.Option("--bonds", help="QM9 with bonds and charges, perceived once.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Prepares a data set and says what is in it."""
+    """Prepare a data set and describe it."""
     _known_data(name)
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
@@ -90,21 +121,23 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
-    queue: Annotated[Path | None, typer.Option(help="A file of runs to work off instead.")] = None,
+    queue: Annotated[Path | None, typer.Option(help="A file that lists runs to train.")] = None,
     scale: Annotated[str, typer.Option(help="laptop or paper")] = "laptop",
-    minutes: Annotated[float | None, typer.Option(help="Budget of training time, over all resumptions.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Budget of steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Training time, over all parts of a resumed run.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of training steps.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest one here.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     init: Annotated[str | None, typer.Option(help="Start from trained weights: a name or a run's folder.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A training setting, such as lr=3e-4.")] = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
-    """Trains a recipe on its data, or all runs of a queue. Interrupt it when you like: --resume continues exactly, a
-    queue by itself."""
+    """Train a system, or all runs of a queue.
+
+    You can interrupt it at any time. --resume continues a run exactly; a queue continues by itself.
+    """
     import torch
 
     from canonkit.queue import run_queue, stop_when_stdin_closes
@@ -122,7 +155,7 @@ def train(
         stop_when_stdin_closes()
     _at_least_one(steps=steps, threads=threads)
     if minutes is not None and not minutes > 0:
-        raise ValueError(f"--minutes {minutes:g} is no time: give more than 0")
+        raise ValueError(f"--minutes {minutes:g} is not a training time: give more than 0")
     if device is not None:
         _check_device(device)
     if threads:
@@ -147,12 +180,33 @@ def train(
 
 
 @app.command()
+def notebooks(
+    folder: Annotated[Path, typer.Argument(help="Where to put them; made if it does not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Copy the notebooks into a folder; existing files are kept."""
+    here = Path(__file__).parent / "notebooks"
+    if not here.is_dir():
+        raise FileNotFoundError(f"{here} is missing: install canonkit again")
+    copied = []
+    for path in sorted(here.rglob("*")):
+        target = folder / path.relative_to(here)
+        if path.suffix in (".ipynb", ".md", ".png") and "runs" not in path.parts[len(here.parts) :]:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                shutil.copy(path, target)
+                copied.append(str(target))
+    text = f"{len(copied)} files copied to {folder}; open them with: jupyter lab {folder}"
+    _print({"copied": copied}, text, as_json)
+
+
+@app.command()
 def runs(
     folder: Annotated[Path, typer.Argument(help="Where the runs live.")] = Path("runs"),
     curves: Annotated[Path | None, typer.Option(help="Draw their curves into this .png file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """How far the runs in a folder have come."""
+    """List the runs in a folder and their progress."""
     from canonkit.queue import runs as look
 
     found = look(folder)
@@ -169,19 +223,23 @@ def sample(
     steps: Steps = None,
     seed: Annotated[int | None, typer.Option(help="For repeatable samples.")] = None,
     randomize: Annotated[
-        bool, typer.Option("--randomize", help="Turn each, and reorder its atoms, at random.")
+        bool, typer.Option("--randomize", help="Turn each molecule, and reorder its atoms, at random.")
     ] = False,
-    eta: Annotated[float | None, typer.Option(help="Diffusion: share of sampling's noise; 0 is DDIM.")] = None,
+    eta: Annotated[float | None, typer.Option(help="Diffusion: how much noise is added on the way; 0 is DDIM.")] = None,
     heun: Annotated[bool, typer.Option("--heun", help="Flow: second-order steps.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Flow: of kinds and bonds; below 1 likely ones.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Flow: of elements and bonds; below 1, likely ones are drawn more often.")
+    ] = None,
     choice_temperature: Annotated[
-        float | None, typer.Option(help="Flow: 0.5 keeps the surest draws first, inf leaves their order to chance.")
+        float | None, typer.Option(help="Flow: 0.5 keeps the most likely draws first, inf keeps them in random order.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Generates molecules or images; SDF files get the generated bonds, else those that EDM's distance rule sees."""
+    """Generate molecules or images.
+
+    SDF files contain the generated bonds; if the model generates none, EDM's rule finds them by distances.
+    """
     from canonkit.formats import IMAGE_SUFFIXES, SUFFIXES, check_suffix, write
-    from canonkit.metrics.stability import bond_orders
 
     _at_least_one(count=count, steps=steps)
     run = _run(source)
@@ -199,8 +257,6 @@ def sample(
         option = unknown[0].replace("_", "-")
         raise ValueError(f"--{option} is not for {type(run.model.process).__name__}: leave it out")
     samples = run.sample(count, steps, seed=seed, randomize=randomize, progress=not as_json, **options)
-    if kind == "molecules" and samples.bonds is None:
-        samples = samples.with_(bonds=bond_orders(samples))
     path = write(samples, output)
     _print({kind: len(samples), "file": str(path)}, f"{len(samples)} {kind} in {path}", as_json)
 
@@ -219,9 +275,12 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Molecules: stability, validity, uniqueness, novelty by EDM's protocol; for a model also its validation loss and
-    NLL bound. Images: the denoising error on the test images with its 95 % interval. What was measured of a run is kept
-    with its provenance in the run's evaluation.json."""
+    """Measure a model or a file of molecules.
+
+    Molecules: stability, validity, uniqueness and novelty by EDM's protocol; for a model also its validation loss and
+    NLL bound. Images: the denoising error on the test images with its 95 % interval. Results of a run are also kept in
+    its evaluation.json.
+    """
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
     from canonkit.formats import SUFFIXES, read
@@ -254,30 +313,41 @@ def certify(
     name: Annotated[
         str,
         typer.Argument(
-            help="Of molecules: identity, inertial, frame, spectral-pose; with an order of atoms spectral, "
-            "inertial-spectral, frame-spectral, inertial-smiles. Of images: gcnn8, gcnn16, gcnn32, copies8, copies16, "
-            "copies32. Or the name of trained weights, or a run's folder."
+            help="Of molecules: identity, inertial, frame (random weights), spectral-pose; with an order of atoms "
+            "spectral, inertial-spectral, frame-spectral, inertial-smiles. Of images: gcnn8, gcnn16, gcnn32, copies8, "
+            "copies16, copies32. Or the name of trained weights, or a run's folder."
         ),
     ],
-    data: Annotated[str | None, typer.Option(help="qm9 or rotmnist; by default what suits it.")] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Molecules, or test images, to try.")] = 1000,
+    data: Annotated[
+        str | None, typer.Option(help="qm9, rotmnist or a file of molecules; qm9 for molecules by default.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", help="Molecules or images to try; by default up to 1000.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64; by default float64 for molecules.")] = None,
     denoiser: Annotated[
-        bool, typer.Option("--denoiser", help="Of trained weights: is their network equivariant in law? -n 16 will do.")
+        bool,
+        typer.Option("--denoiser", help="Is the network of trained weights equivariant in law? -n 16 is enough."),
     ] = False,
     seed: Annotated[int, typer.Option()] = 0,
     as_json: Json = False,
 ) -> None:
-    """Checks on QM9 or RotMNIST that a canonicalizer is one, or that a denoiser is equivariant in law."""
+    """Test whether a canonicalizer is one, or whether a denoiser is equivariant in law.
+
+    The test of a denoiser rejects at a level of 0.1 %. With 16 molecules it rejected a transformer without symmetry for
+    6 seeds of 6, and SymDiff for none.
+    """
     import torch
 
     from canonkit.canonicalizers import ImageCanonicalizer, canonicalizer
     from canonkit.canonicalizers import certify as check
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
+    from canonkit.formats import SUFFIXES, read
     from canonkit.releases import cards
 
-    if data is not None:
+    mine = read(data) if data is not None and Path(data).suffix.lower() in SUFFIXES else None
+    if data is not None and mine is None:
         _known_data(data)
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"dtype {dtype!r} is not float32 or float64")
@@ -287,11 +357,16 @@ def certify(
     elif Path(name).is_dir() or name in cards():
         h = _run(name).model.canonicalizer
     else:
-        h = canonicalizer(name)
+        told = {"elements": mine.elements} if mine is not None and name.startswith("frame") else {}
+        h = canonicalizer(name, **told)
     show = not as_json
     data = data or ("rotmnist" if isinstance(h, ImageCanonicalizer) else "qm9")
-    samples = load_qm9(progress=show).molecules if data == "qm9" else load_rotmnist(progress=show).part("test")
-    dtype = dtype or ("float64" if data == "qm9" else "float32")
+    if mine is None:
+        samples = load_qm9(progress=show).molecules if data == "qm9" else load_rotmnist(progress=show).part("test")
+    else:
+        samples = mine
+    dtype = dtype or ("float32" if data == "rotmnist" else "float64")
+    count = min(1000, len(samples)) if count is None else count
     if not 1 <= count <= len(samples):
         raise ValueError(f"-n {count} is not between 1 and {len(samples):,}")
     rows = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count]
@@ -305,10 +380,12 @@ def bench(
     repeat: Annotated[int, typer.Option(help="Repetitions, of which medians are taken.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """qm9: speed and memory of the networks at paper scale against the formulation that the published systems run.
-    systems: what every system of molecules costs at laptop scale, per training step and sample, in one run.
-    sampling: seconds per molecule, and per stable molecule, of the shipped models against EDM as published.
-    images: canonicalizers of images, G-CNN against rotated copies, and how well they follow a turn."""
+    """Measure speed on this machine.
+
+    qm9: speed and memory of the networks at paper scale, and of the published formulation. systems: the cost of every
+    system of molecules at laptop scale. sampling: seconds per molecule, and per stable molecule, of the shipped models
+    and of EDM. images: canonicalizers of images, G-CNN and rotated copies.
+    """
     from canonkit import bench as benches
 
     _at_least_one(repeat=repeat)
@@ -319,7 +396,7 @@ def bench(
         "images": (benches.bench_images, benches.describe_images),
     }
     if data not in known:
-        raise ValueError(f"no bench is called {data!r}: choose from {', '.join(known)}")
+        raise ValueError(f"no bench is called {data!r}: {choose(data, known)}")
     measure, show = known[data]
     rows = measure(repeat, progress=not as_json)
     _print(rows, show(rows), as_json)
@@ -329,11 +406,17 @@ def bench(
 def release(
     folder: Annotated[Path, typer.Argument(help="A run's folder.")],
     name: Annotated[str | None, typer.Option(help="By default the recipe's.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where to keep them: by default $CANONKIT_WEIGHTS, or your data folder.")
+    ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample for the card.")] = 1000,
     steps: Steps = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluates a run, writes its card and puts its averaged weights, in half precision, among the shipped ones."""
+    """Evaluate a run and keep its weights under a name, with a card.
+
+    The weights are the averaged ones, in half precision.
+    """
     from canonkit import releases
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
@@ -349,7 +432,7 @@ def release(
         control = releases.load("UNet") if run.recipe.name != "UNet" and "UNet" in releases.cards() else None
         return evaluate_denoising(run, load_rotmnist(progress=show), against=control, progress=show)
 
-    path = releases.release(load_run(folder), measure, name)
+    path = releases.release(load_run(folder), measure, name, to)
     _print({"weights": str(path)}, f"{path} and its card", as_json)
 
 
@@ -364,8 +447,8 @@ def _run(source: str):
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{Path(source) / 'run.json'} is damaged ({error!r}): train the run anew") from error
     if source not in cards():
-        names = ", ".join(cards()) or "none yet"
-        raise ValueError(f"{source} is neither a run's folder nor the name of trained weights ({names})")
+        hint = choose(source, cards())
+        raise ValueError(f"{source} is neither a run's folder nor the name of trained weights: {hint}")
     return load(source)
 
 
@@ -383,13 +466,12 @@ def _check_device(name: str) -> None:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".:")
-        raise ValueError(f"there is no device {name!r} here ({reason}): give cpu, or leave --device out") from error
+        raise ValueError(f"there is no device {name!r} here: give cpu, or leave --device out") from error
 
 
 def _known_data(name: str) -> None:
     if name not in ("qm9", "rotmnist"):
-        raise ValueError(f"no data set is called {name!r}: choose qm9 or rotmnist")
+        raise ValueError(f"no data set is called {name!r}: {choose(name, ('qm9', 'rotmnist'))}")
 
 
 def _setting(text: str) -> tuple[str, object]:

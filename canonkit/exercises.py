@@ -1,4 +1,4 @@
-"""Exercises that judge themselves.
+"""Exercises that say whether an answer is right.
 
 A cell asks for an answer, `answer = ...`; the next one calls `check`, whose verdict shows as right, not yet or open.
 """
@@ -33,9 +33,9 @@ def check(answer: object, right: Callable[[object], bool | str], because: str, h
 
     Args:
         answer: `...`, or a tuple or list that still holds one, counts as none.
-        right: says True or False of the answer, or in a text what is wrong with it. What it raises means "not yet".
-        because: why the right answer is right, said once it has been found.
-        hint: what to think of next.
+        right: gets the answer and returns True, False, or a text that says what is wrong. An exception means "not yet".
+        because: why the right answer is right; shown after it was given.
+        hint: a hint for the next try.
     """
     if any(part is ... for part in (answer if isinstance(answer, tuple | list) else (answer,))):
         return Verdict("open", OPEN)

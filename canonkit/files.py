@@ -34,6 +34,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CANONKIT_CACHE", "~/.cache/canonkit")).expanduser()
 
 
+def weights_folder() -> Path:
+    """Where your own trained weights are kept: $CANONKIT_WEIGHTS, else ~/.local/share/canonkit/weights."""
+    return Path(os.environ.get("CANONKIT_WEIGHTS", "~/.local/share/canonkit/weights")).expanduser()
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from canonkit.extras import require
 from canonkit.files import replacing
 from canonkit.molecules import AROMATIC, ATOMIC_NUMBERS, SYMBOLS, Molecules
 
@@ -61,7 +62,8 @@ def write(samples: Molecules | torch.Tensor, path: str | Path) -> Path:
 
     Args:
         samples: molecules, or images (B, 1, H, W), or in colour (B, 3, H, W): uint8, or values in [0, 1].
-        path: .sdf, .xyz or .npz for molecules; for images .png (a sheet of them) or .npz (`images`, uint8).
+        path: .sdf, .xyz or .npz for molecules; an .sdf of molecules without bonds gets those that EDM's rule sees in
+            the distances, for QM9's elements. For images .png (a sheet of them) or .npz (`images`, uint8).
 
     Raises:
         ValueError: for another suffix; for what the format cannot hold and would change.
@@ -321,6 +323,7 @@ def to_pyg(molecules: Molecules):
 
     Where bonds are known, also `edge_index` (2, E) and `edge_attr` (E,) orders.
     """
+    require("torch_geometric")
     from torch_geometric.data import Batch, Data
 
     numbers, items = molecules.numbers, []
@@ -373,10 +376,9 @@ def to_ase(molecules: Molecules) -> list:
     Raises:
         ModuleNotFoundError: ASE is not installed.
     """
-    try:
-        from ase import Atoms
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("ASE is not installed: pip install ase") from error
+    require("ase")
+    from ase import Atoms
+
     numbers, positions = molecules.numbers.cpu().numpy(), molecules.positions.detach().cpu().double().numpy()
     frames = []
     for b, n in enumerate(molecules.sizes.tolist()):
@@ -521,6 +523,10 @@ def _charges(lines: str, n: int) -> np.ndarray:
 def _write_sdf(molecules: Molecules, path: Path) -> None:
     from rdkit import Chem, rdBase
 
+    from canonkit.metrics.stability import VALENCE, bond_orders
+
+    if molecules.bonds is None and set(molecules.elements) <= set(VALENCE):
+        molecules = molecules.with_(bonds=bond_orders(molecules))
     _check_texts(molecules)
     with rdBase.BlockLogs(), open(path, "w", encoding="utf-8") as file:
         for start in range(0, len(molecules), 1024):  # bounded memory

@@ -25,6 +25,7 @@ from canonkit.metrics.chemistry import chemistry
 from canonkit.metrics.stability import stability
 from canonkit.model import OrbitModel
 from canonkit.molecules import ELEMENTS, Molecules
+from canonkit.names import choose
 from canonkit.networks import EGNN, GNN, Canon, DiT, Haar, Recursive, Symmetrised, Turn, UNet
 from canonkit.processes import (
     AlignedPrior,
@@ -255,9 +256,9 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
         ValueError: for an unknown name, scale or setting.
     """
     if name not in SYSTEMS:
-        raise ValueError(f"no recipe is called {name!r}: choose from {', '.join(SYSTEMS)}")
+        raise ValueError(f"no recipe is called {name!r}: {choose(name, SYSTEMS)}")
     if scale not in SCALES:
-        raise ValueError(f"no scale is called {scale!r}: choose from {', '.join(SCALES)}")
+        raise ValueError(f"no scale is called {scale!r}: {choose(scale, SCALES)}")
     system = SYSTEMS[name]
     if scale not in SIZE[system.network]:
         raise ValueError(f"{name} has no {scale} scale: choose {' or '.join(SIZE[system.network])}")
@@ -267,8 +268,9 @@ def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
     try:
         settings = replace(SETTINGS[system.data, scale], augment=system.augment, **changes)
     except TypeError:
-        unknown = sorted(set(changes) - set(asdict(Settings())))
-        raise ValueError(f"no training setting is called {unknown}: see canonkit.training.Settings") from None
+        known = asdict(Settings())
+        unknown = min(set(changes) - set(known))
+        raise ValueError(f"no training setting is called {unknown!r}: {choose(unknown, known)}") from None
     sizes = SIZE[system.network][scale]
     return Recipe(
         name,

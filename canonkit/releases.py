@@ -1,4 +1,6 @@
-"""Trained weights that come with the kit, by name: half precision, each with a card that says how it came about.
+"""Trained weights by name, those that come with the kit and your own: half precision, each with a card.
+
+The card says how the weights were trained. A name is looked up in your folder first, then in the kit's.
 
 NAME.safetensors    averaged weights, float16 (whole numbers and counts as they are)
 NAME.json           the card: recipe and settings, data and its hash, steps, molecules seen, hardware, training time,
@@ -17,32 +19,38 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from canonkit.files import replacing, sha256
+from canonkit.files import replacing, sha256, weights_folder
+from canonkit.names import choose
 from canonkit.recipes import Recipe, Run
 from canonkit.results import Table
 from canonkit.training import read_card
 
 FOLDER = Path(__file__).parent / "pretrained"
 FORMAT = 1  # of cards and weights
-RESTORE = "restore canonkit/pretrained from the repository"
+RESTORE = "restore it, or release the weights again"
 
 
 def cards() -> dict[str, dict]:
-    """The cards of all shipped weights by name.
+    """The cards of all weights by name.
 
     Raises:
         ValueError: for a card that cannot be read or is of another version.
     """
+    return {name: card for name, (_, card) in _found().items()}
+
+
+def _found() -> dict[str, tuple[Path, dict]]:
+    """The folder and the card of all weights, by name."""
     found = {}
-    for path in sorted(FOLDER.glob("*.card.json")):
+    for path in (p for folder in (FOLDER, weights_folder()) for p in sorted(folder.glob("*.card.json"))):
         try:
             card = read_card(path)
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): {RESTORE}") from error
         if card.get("format") != FORMAT:
             raise ValueError(f"{path} has format {card.get('format')}, this canonkit reads {FORMAT}: update the kit")
-        found[path.name.removesuffix(".card.json")] = card
-    return found
+        found[path.name.removesuffix(".card.json")] = path.parent, card
+    return dict(sorted(found.items()))
 
 
 def load(name: str) -> Run:
@@ -51,10 +59,11 @@ def load(name: str) -> Run:
     Raises:
         ValueError: no weights of that name; or they are missing, truncated or altered.
     """
-    known = cards()
+    known = _found()
     if name not in known:
-        raise ValueError(f"no weights are called {name!r}: choose from {', '.join(known) or 'none yet'}")
-    card, path = known[name], FOLDER / f"{name}.safetensors"
+        raise ValueError(f"no weights are called {name!r}: {choose(name, known)}")
+    folder, card = known[name]
+    path = folder / f"{name}.safetensors"
     if not path.is_file() or sha256(path) != card["weights_sha256"]:
         what = "is not the file that its card describes" if path.is_file() else "is missing"
         raise ValueError(f"{path} {what}: {RESTORE}")
@@ -62,11 +71,11 @@ def load(name: str) -> Run:
     model = recipe.build(torch.tensor(card["size_counts"]))
     model.load_state_dict(load_file(path))
     model.eval().requires_grad_(False)
-    return Run(FOLDER, recipe, model, [], card, card["step"], card["seconds"])
+    return Run(folder, recipe, model, [], card, card["step"], card["seconds"])
 
 
 def pretrained() -> Table:
-    """What is shipped: one row per name."""
+    """What there is: one row per name."""
     header = ["name", "data", "scale", "samples seen", "trained", "measured"]
     rows, notes = [], set()
     for name, card in cards().items():
@@ -87,8 +96,10 @@ def _loss_terms(evaluation: dict) -> set[str]:
     return {k for k in evaluation if k.startswith("validation_")}
 
 
-def release(run: Run, evaluate: Callable[[Run], dict], name: str | None = None) -> Path:
-    """Puts a run's averaged weights and its card among the shipped ones; returns the path of the weights.
+def release(
+    run: Run, evaluate: Callable[[Run], dict], name: str | None = None, folder: str | Path | None = None
+) -> Path:
+    """Keeps a run's averaged weights and its card under a name; returns the path of the weights.
 
     Better weights replace worse ones of the same name, not the other way round: the validation loss decides, or, where
     the losses have other terms, the share of stable molecules.
@@ -97,6 +108,7 @@ def release(run: Run, evaluate: Callable[[Run], dict], name: str | None = None) 
         run: a trained run; its parameters are rounded to half precision in place.
         evaluate: what to measure of the rounded run, such as `canonkit.results.evaluate_run`.
         name: by default the recipe's, with the scale behind it where that is not laptop.
+        folder: where to keep them; by default `canonkit.files.weights_folder()`.
 
     Raises:
         ValueError: a name that is no file name, or better weights of that name.
@@ -114,9 +126,9 @@ def release(run: Run, evaluate: Callable[[Run], dict], name: str | None = None) 
         key, sign = ("validation_loss", 1) if same_loss else ("molecule_stable", -1)
         if sign * old[key] < sign * evaluation[key]:
             what = f"{key.replace('_', ' ')} {old[key]:.5f} against {evaluation[key]:.5f}"
-            raise ValueError(f"the weights called {name!r} are better: {what}")
+            raise ValueError(f"the weights called {name!r} are better: {what}; give yours another name")
     halved = {k for k, _ in run.model.named_parameters()}
-    path = FOLDER / f"{name}.safetensors"
+    path = (weights_folder() if folder is None else Path(folder)) / f"{name}.safetensors"
     with replacing(path) as temporary:
         state = run.model.state_dict()
         save_file({k: (v.half() if k in halved else v).contiguous() for k, v in state.items()}, temporary)
@@ -128,6 +140,6 @@ def release(run: Run, evaluate: Callable[[Run], dict], name: str | None = None) 
     card |= {k: run.card[k] for k in ("data", "canonkit", "torch", "size_counts", "hardware")}
     card |= {"step": run.step, "seconds": round(run.seconds, 1), "released": time.strftime("%Y-%m-%d")}
     card |= {"evaluation": evaluation, "weights_sha256": sha256(path)}
-    with replacing(FOLDER / f"{name}.card.json") as temporary:
+    with replacing(path.with_name(f"{name}.card.json")) as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
     return path

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from canonkit.data.batches import LengthBatches, Samples, lengths, take
+from canonkit.extras import require
 from canonkit.files import replacing
 from canonkit.model import OrbitModel
 from canonkit.randomness import repeatable
@@ -556,6 +557,7 @@ def train(
     out = Path(out)
     accelerator = None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        require("accelerate")
         from accelerate import Accelerator
 
         accelerator = Accelerator(cpu=device == "cpu")

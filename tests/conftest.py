@@ -8,6 +8,7 @@ from canonkit.data.qm9 import load_qm9
 from canonkit.data.rotmnist import load_rotmnist
 
 os.environ["CANONKIT_OFFLINE"] = "1"  # no test depends on what the network has
+os.environ["CANONKIT_WEIGHTS"] = os.devnull  # nor on weights of the user
 # The tests' tensors are small: on busy cores threads spend their time waiting for one another, here and in processes.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

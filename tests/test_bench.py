@@ -20,6 +20,7 @@ from canonkit.data.qm9 import LONGEST
 SPEED = {"network", "batch", "what", "reference_s", "ours_s", "ratio", "reference_mb", "ours_mb"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GDM", "EDM", "MC-EGNN", "DiT"])
 def test_both_formulations_compute_the_same(sample, name):
     case = Case(name, torch.device("cpu"))
@@ -34,6 +35,7 @@ def test_both_formulations_compute_the_same(sample, name):
         assert ((a - b) * real).norm() / (b * real).norm() < 1e-11  # DiT's exponents reach 2,000
 
 
+@pytest.mark.slow
 def test_bench_has_a_row_per_case_with_speed_memory_and_error():
     rows = bench_qm9(1, batches=(16,), networks=("MC-EGNN",), progress=False)
     assert [(r["network"], r["batch"], r["what"]) for r in rows] == [("MC-EGNN", 16, k) for k in KINDS]
@@ -46,6 +48,7 @@ def test_bench_has_a_row_per_case_with_speed_memory_and_error():
     assert "MC-EGNN" in describe(rows)
 
 
+@pytest.mark.slow
 def test_bench_of_image_canonicalizers_has_a_pair_of_rows_per_order():
     rows = bench_images(1, orders=(8,), progress=False)
     assert [(r["canonicalizer"], r["order"]) for r in rows] == [("gcnn", 8), ("copies", 8)]

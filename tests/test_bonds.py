@@ -36,6 +36,7 @@ def test_perceived_graphs_are_those_of_the_data_set_and_are_cached(part, tmp_pat
     assert again.sha256 == graphs.sha256
 
 
+@pytest.mark.slow
 def test_a_zwitterion_keeps_its_charges_and_an_aromatic_ring_its_bonds(qm9):
     wanted = {k: s for k, s in stated_smiles(set(range(1, 60_000))).items() if "[" in s or s == "c1ccccc1"}
     charged = next(k for k, s in wanted.items() if "+" in s)

@@ -339,7 +339,7 @@ def test_an_unknown_canonicalizer_is_refused_with_those_there_are():
 
 def test_more_elements_than_the_frame_knows_are_refused():
     x = Molecules.from_list([np.eye(3)], [[1, 6, 17]], elements=("H", "C", "N", "O", "F", "Cl"))
-    with pytest.raises(ValueError, match="knows 5 element types"):
+    with pytest.raises(ValueError, match="not "):
         make("small frame", torch.float64)(x)
 
 
@@ -441,7 +441,7 @@ def test_certificate_leaves_the_canonicalizer_as_it_was(sample, training, dtype,
 
 def test_certificate_leaves_the_canonicalizer_as_it_was_on_failure():
     c = make("small frame", torch.float32).train()
-    with pytest.raises(ValueError, match="element types"):
+    with pytest.raises(ValueError, match="not Li"):
         certify(c, molecule([1, 3, 9, 17, 35, 53], np.eye(6, 3) + np.arange(6)[:, None]))
     assert c.training
     assert c.weights.weight.dtype == torch.float32
@@ -463,3 +463,16 @@ def test_a_pose_that_feels_the_order_of_atoms_is_found_out(sample):
     assert bad.order_error > 1
     assert good.order_error < 1e-9
     assert certify(canonicalizer("spectral"), sample[:20]).order_error is None
+
+
+def test_a_frame_knows_elements_by_name_whatever_table_the_molecules_have():
+    positions, numbers = torch.randn(1, 5, 3), [[6, 7, 8, 1, 1]]
+    frame = canonicalizer("frame", elements=("O", "C", "H", "S", "N"))
+    poses = [
+        frame(Molecules.from_arrays(positions, numbers, elements=table)).x.positions
+        for table in (("H", "C", "N", "O", "F"), ("N", "O", "C", "H", "S"), ("O", "C", "H", "S", "N"))
+    ]
+    assert torch.equal(poses[0], poses[2])
+    assert torch.equal(poses[1], poses[2])
+    with pytest.raises(ValueError, match=r"this frame knows H, C, N, O, F, not S: .* elements=molecules.elements"):
+        canonicalizer("frame")(Molecules.from_arrays(positions, [[6, 7, 16, 1, 1]], elements=("H", "C", "N", "S")))

@@ -95,6 +95,7 @@ def test_rows_share_the_initial_unet():
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(data, tmp_path):
     run = trained("copies(16)+UNet", data, tmp_path, steps=40, lr=2e-3, log_every=10)
     losses = [e["loss"] for e in run.log if e["kind"] == "train"]
@@ -102,6 +103,7 @@ def test_training_lowers_the_loss(data, tmp_path):
     assert run.log[-1]["seen"] == 320
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["copies(16)+UNet", "canon(p8)+UNet"])
 def test_resumed_training_ends_with_the_same_weights(name, data, tmp_path, monkeypatch):
     from canonkit import recipes
@@ -201,6 +203,7 @@ def test_table_2_prints_the_published_figures():
 
 def test_weights_of_images_are_released_and_loaded_by_name(data, run, tmp_path, monkeypatch):
     monkeypatch.setattr(releases, "FOLDER", tmp_path)
+    monkeypatch.setenv("CANONKIT_WEIGHTS", str(tmp_path))
     path = releases.release(run, lambda rounded: evaluate_denoising(rounded, data), name="canon(p16, fr)+UNet")
     assert path.name == "canon(p16, fr)+UNet.safetensors"
     loaded = ck.load("canon(p16, fr)+UNet")

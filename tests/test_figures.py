@@ -54,6 +54,7 @@ def test_unstable_atoms_are_ringed_in_red_only_when_asked(qm9):
     assert red[0] == 0 < red[1]
 
 
+@pytest.mark.slow
 def test_every_figure_draws_without_pyplot(qm9, sample):
     log = [
         {"kind": kind, "step": k, "seen": 64 * k, "loss": 1.0 / k, "atom_stable": 0.1 * k}

@@ -484,6 +484,7 @@ def test_recipes_of_flows_share_their_network_s_first_weights(name):
     assert model.sample(2, 2, seed=0).mask.any()
 
 
+@pytest.mark.slow
 def test_a_flow_is_trained_resumed_and_sampled(tmp_path, qm9):
     options = {"data": qm9, "progress": False, "validate_every": 3, "samples": 4}
     run = train_recipe("Flow+transport", tmp_path, steps=3, **options)

@@ -235,3 +235,12 @@ def test_a_replaced_file_appears_only_when_its_block_ends_well(tmp_path):
         raise RuntimeError
     assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_sdf_files_have_the_bonds_that_edm_s_rule_sees_if_none_are_known(some, tmp_path):
+    bare = some.with_(bonds=None, charges=None)
+    back = read(write(bare, tmp_path / "bare.sdf"))
+    assert back.bonds.equal(bond_orders(back))
+    assert back.bonds.any()
+    strange = Molecules.from_list([torch.tensor([[0.0, 0, 0], [0, 0, 1.9]]).numpy()], [[16, 17]])
+    assert not read(write(strange, tmp_path / "strange.sdf")).bonds.any()

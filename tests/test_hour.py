@@ -122,6 +122,7 @@ def test_a_restored_stepper_goes_on_as_the_other(small, name):
     assert int(results[0]["count"]) == 4
 
 
+@pytest.mark.slow
 def test_minutes_give_weights_a_log_and_a_run_that_resumes(small, file, tmp_path, monkeypatch):
     monkeypatch.setattr(hour, "LOG_EVERY", 10)
     first = train(file, tmp_path)
@@ -155,6 +156,7 @@ def test_molecular_graphs_go_along_with_their_bonds(small, tmp_path):
     assert load_run(tmp_path / "run").sample(2, 3, seed=0).bonds is not None
 
 
+@pytest.mark.slow
 def test_torch_and_numpy_are_enough(file, tmp_path):
     block = (
         "import sys\nfor name in 'safetensors tqdm scipy rdkit matplotlib typer accelerate torch_geometric'.split():\n"

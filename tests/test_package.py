@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NO_DEPENDENCIES = ("escnn", "lie-learn", "mlxtend")  # installed without their own: see Makefile
+NO_DEPENDENCIES = ("escnn",)  # installed without its own: see Makefile
 CANONKIT = [sys.executable, "-c", "from canonkit.cli import main; main()"]
 
 
@@ -26,7 +26,8 @@ def pins():
 
 def declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    listed = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    return [r for r in listed if not r.startswith("canonkit[")]
 
 
 def test_every_dependency_is_pinned_within_what_pyproject_allows():
@@ -81,6 +82,7 @@ def test_data_says_what_is_in_qm9():
     assert result["split"] == {"train": 100_000, "valid": 17_748, "test": 13_083}
 
 
+@pytest.mark.slow
 def test_certify_frame_in_float64():
     result = json.loads(canonkit("certify", "frame", "-n", 200, "--dtype", "float64", "--json").stdout)
     assert result["molecules"] == 200
@@ -97,6 +99,7 @@ def test_certify_rotated_copies_on_digits(cache):
     assert result["pixel_error"] < result["interpolation_error"]
 
 
+@pytest.mark.slow
 def test_train_sample_and_certify_images_from_the_command_line(cache, tmp_path):
     result = json.loads(canonkit("data", "rotmnist", "--json").stdout.splitlines()[-1])
     assert (result["images"], result["split"]["train"]) == (5000, 3000)
@@ -108,6 +111,7 @@ def test_train_sample_and_certify_images_from_the_command_line(cache, tmp_path):
     assert json.loads(canonkit("certify", run, "-n", 20, "--json").stdout)["order"] == 16
 
 
+@pytest.mark.slow
 def test_train_sample_and_evaluate_from_the_command_line(tmp_path):
     run, file = tmp_path / "run", tmp_path / "m.sdf"
     words = ["train", "canon(fr)+GDM", "--out", run, "--set", "batch_size=8", "--set", "sample_every=0", "--json"]
@@ -123,6 +127,7 @@ def test_train_sample_and_evaluate_from_the_command_line(tmp_path):
     assert (saved["recipe"], saved["step"], saved["steps"]) == ("canon(fr)+GDM", 22, 2)
 
 
+@pytest.mark.slow
 def test_evaluate_reads_npz_with_numbers_and_positions(tmp_path):
     water = np.array([[[0, 0, 0.119], [0, 0.763, -0.477], [0, -0.763, -0.477]]])
     np.savez(tmp_path / "water.npz", positions=water, numbers=np.array([[8, 1, 1]]))
@@ -137,12 +142,40 @@ def test_evaluate_reads_npz_with_numbers_and_positions(tmp_path):
         (["evaluate", "nothing.xyz"], "there is no file nothing.xyz"),
         (["train", "GMD", "--out", "x"], "no recipe is called 'GMD'"),
         (["certify", "frames"], "choose from identity, inertial, frame"),
-        (["data", "qm10"], "choose qm9 or rotmnist"),
+        (["data", "qm8"], "did you mean 'qm9'"),
+        (["train", "CanonFlw", "--out", "x"], "did you mean 'CanonFlow'"),
+        (["train", "GDM", "--out", "x", "--set", "batch=3"], "did you mean 'batch_size'"),
+        (["train", "GDM", "--out", "x", "--minutes", "-1"], "give more than 0"),
+        (["train", "GDM", "--out", "x", "--steps", "0"], "give 1 or more"),
+        (["train", "GDM", "--out", "x", "--device", "gpu"], "there is no device 'gpu' here"),
+        (["sample", "canonflow", "-o", "x.sdf"], "did you mean 'CanonFlow'"),
+        (["sample", "CanonFlow", "-o", "x.sdf", "-n", "0"], "give 1 or more"),
+        (["sample", "CanonFlow", "-o", "x.sdf", "-n", "many"], "Invalid value for '-n'"),
+        (["smaple", "CanonFlow"], "Did you mean 'sample'"),
         (["certify", "copies16", "--data", "qm9", "-n", "5"], "Copies is for images, and these are molecules"),
     ],
 )
 def test_errors_are_one_line_with_a_remedy(words, message, tmp_path):
     done = canonkit(*words, check=False)
-    assert done.returncode == 1
+    assert done.returncode != 0
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_version():
+    from canonkit import __version__
+
+    assert canonkit("--version").stdout == f"canonkit {__version__}\n"
+
+
+def test_notebooks_are_copied_once(tmp_path):
+    folder = tmp_path / "mine"
+    copied = json.loads(canonkit("notebooks", folder, "--json").stdout)["copied"]
+    originals = [p for kind in ("*.ipynb", "pages/*.md", "images/*.png") for p in (ROOT / "notebooks").glob(kind)]
+    assert sorted(p.relative_to(folder) for p in folder.rglob("*.*")) == sorted(
+        p.relative_to(ROOT / "notebooks") for p in originals
+    )
+    assert len(copied) == len(originals)
+    (folder / "00_start_here.ipynb").write_text("my own")
+    assert json.loads(canonkit("notebooks", folder, "--json").stdout)["copied"] == []
+    assert (folder / "00_start_here.ipynb").read_text() == "my own"

@@ -52,6 +52,7 @@ def weights(folder):
     return {path.parent.name: load_file(path) for path in folder.glob("*/checkpoint.safetensors")}
 
 
+@pytest.mark.slow
 def test_a_queue_killed_five_times_ends_with_the_same_weights(qm9, tmp_path):
     process = queue_process(write_queue(tmp_path / "whole.toml", "whole"))
     rows = json.loads(process.communicate(timeout=300)[0])
@@ -99,6 +100,7 @@ def test_a_bad_queue_is_refused(tmp_path, text, message):
         read_queue(tmp_path / "queue.toml")
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_named_and_the_others_are_trained(tmp_path):
     path = tmp_path / "queue.toml"
     path.write_text(
@@ -121,6 +123,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
     assert not is_training(tmp_path)
 
 
+@pytest.mark.slow
 def test_runs_tell_how_far_they_have_come(qm9, tmp_path):
     options = {"data": qm9, "progress": False, "device": "cpu", "batch_size": 8, "sample_every": 0, "log_every": 1}
     train_recipe("GDM", tmp_path / "a", steps=2, **options)
@@ -139,6 +142,7 @@ def test_runs_tell_how_far_they_have_come(qm9, tmp_path):
         ck.runs(tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_training_starts_from_given_weights(qm9, tmp_path):
     options = {"data": qm9, "progress": False, "device": "cpu", "batch_size": 8, "sample_every": 0}
     first = train_recipe("GDM", tmp_path / "a", steps=3, **options)

@@ -29,6 +29,7 @@ def measured(run, loss=0.5):
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     monkeypatch.setattr(releases, "FOLDER", tmp_path)
+    monkeypatch.setenv("CANONKIT_WEIGHTS", str(tmp_path))
     return tmp_path
 
 
@@ -128,6 +129,7 @@ def shipped_for(data):
     return [name for name, card in releases.cards().items() if card["data"]["name"] == data]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_for("RotMNIST"))
 def test_shipped_weights_denoise_digits_as_their_card_states(rotmnist_small, name):
     """On other digits than the card's, so within the sampling error of five hundred."""
@@ -139,6 +141,7 @@ def test_shipped_weights_denoise_digits_as_their_card_states(rotmnist_small, nam
     assert 4 * sampling < 0.5 * float(errors.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_for("QM9"))
 def test_shipped_weights_have_the_validation_loss_that_their_card_states(qm9, name):
     """On 1,500 other molecules than the card's 5,000: their sampling error is some 3 %, here taken fourfold."""

@@ -34,6 +34,7 @@ def mirrored(x):
     return x.with_(positions=x.positions * x.positions.new_tensor([1, 1, -1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ORDERED)
 def test_no_rotation_translation_or_permutation_changes_the_canonical_molecule(sample, name):
     torch.manual_seed(0)

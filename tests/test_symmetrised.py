@@ -170,6 +170,7 @@ SYSTEMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_law_test_accepts_what_is_equivariant_in_law_and_rejects_the_rest(name):
     """At the level 1 %, eight times over: one rejection at most (more come by chance once in 370), or eight."""

@@ -59,6 +59,7 @@ def start(out, steps, **environment):
     return subprocess.Popen([sys.executable, "-c", script, str(out), str(steps)], env=os.environ | environment)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_three_random_moments_ends_with_the_same_weights(tmp_path):
     steps = 400
     whole = start(tmp_path / "whole", steps)
@@ -83,6 +84,7 @@ def test_a_run_killed_at_three_random_moments_ends_with_the_same_weights(tmp_pat
     assert logged == [(e["kind"], e["step"]) for e in read_log(tmp_path / "whole")]
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_same_steps_as_one(tmp_path):
     port = str(random.randint(20_000, 40_000))
     both = [
@@ -210,6 +212,7 @@ def test_paper_scale_has_the_published_settings():
     assert recipes.recipe("GDM-aug", "paper").settings.augment
 
 
+@pytest.mark.slow
 def test_a_recipe_is_trained_found_again_and_sampled(qm9, tmp_path):
     options = {"data": qm9, "progress": False, "device": "cpu", "validate_every": 0}
     run = recipes.train_recipe("inertial+GDM", tmp_path, steps=2, **options)

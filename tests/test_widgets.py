@@ -39,7 +39,7 @@ def test_a_named_copy_is_put_where_jupyter_finds_it(copy, tmp_path):
 
 def test_a_copy_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("CANONKIT_3DMOL", "nowhere.js")
-    with pytest.raises(FileNotFoundError, match=r"nowhere.js, which is no file: give a copy of 3Dmol-min.js"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.js, which is not a file: give a copy of 3Dmol-min.js"):
         threedmol.local_copy()
 
 

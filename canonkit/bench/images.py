@@ -1,4 +1,4 @@
-"""Canonicalizers of images: what a G-CNN costs against rotated copies, and how well each follows a turn.
+"""Canonicalizers of images: the cost of a G-CNN and of rotated copies, and how well each follows a turn.
 
 Published sizes, random weights, RotMNIST's test digits; both sides of a row alternate in one process. Seconds are
 medians over repetitions; training steps in the precision that training uses, evaluations in float32.

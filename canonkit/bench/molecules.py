@@ -1,4 +1,5 @@
-"""How much faster: both formulations with the same weights on the same molecules, alternating in one process per case.
+"""How much faster the kit's networks are: both formulations with the same weights and molecules, alternating in one
+process per case.
 
 Repetition r takes a batch of QM9 molecules of one length, the (r + 1/2)/R quantile of QM9's lengths: the plain form
 gets them padded to 29 atoms as its authors do, ours as it trains, unpadded. Seconds are medians over repetitions. Peak
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 from canonkit.bench import plain
 from canonkit.data.qm9 import LONGEST, QM9, load_qm9
 from canonkit.molecules import Molecules
+from canonkit.names import choose
 from canonkit.networks import EGNN, GNN, MCEGNN, DiT
 from canonkit.processes import MoleculeSpace
 from canonkit.tables import text_table
@@ -44,7 +46,7 @@ def bench_qm9(repeat: int = 5, *, batches=BATCHES, networks=NETWORKS, progress: 
     if repeat < 1:
         raise ValueError(f"repeat {repeat} is below 1")
     if unknown := [n for n in networks if n not in NETWORKS]:
-        raise ValueError(f"no network is called {unknown[0]!r}: choose from {', '.join(NETWORKS)}")
+        raise ValueError(f"no network is called {unknown[0]!r}: {choose(unknown[0], NETWORKS)}")
     load_qm9(progress=progress)  # into the cache
     device = best_device()
     jobs = [(n, b, k) for n in networks for b in batches for k in KINDS]

@@ -1,4 +1,4 @@
-"""How long a molecule takes, and a stable one: the shipped models against EDM as published, all in one run.
+"""Seconds per molecule and per stable molecule: the shipped models and EDM as published, all in one run.
 
 Reference: EDM's network at paper scale in its authors' formulation (every molecule padded to 29 atoms), 1000 steps. One
 of its evaluations is timed in every repetition and counted 1001 times, since each costs the same; its weights are
@@ -17,6 +17,7 @@ from canonkit.bench.molecules import Case
 from canonkit.data.qm9 import LONGEST
 from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
+from canonkit.names import choose
 from canonkit.processes import FlowMatching
 from canonkit.releases import cards, load
 from canonkit.results import PUBLISHED, STEPS
@@ -45,7 +46,7 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
         raise ValueError(f"repeat {repeat} is below 1")
     known = [name for name, card in cards().items() if card["data"]["name"] == "QM9"]
     if unknown := [name for name in names or () if name not in known]:
-        raise ValueError(f"no weights of molecules are called {unknown[0]!r}: choose from {', '.join(known)}")
+        raise ValueError(f"no weights of molecules are called {unknown[0]!r}: {choose(unknown[0], known)}")
     device = best_device()
     runs = {name: load(name) for name in names or known}
     reference = Case("EDM", device)

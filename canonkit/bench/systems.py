@@ -1,7 +1,7 @@
 """What every system of molecules costs at laptop scale: a training step and a sample, all systems in one run.
 
-In each repetition every system takes the same batch of 64 molecules of one length, one after the other, so that what
-else the machine does hits all alike; seconds are medians over repetitions.
+In each repetition every system takes the same batch of 64 molecules of one length, one after the other, so that other
+work on the machine slows all of them alike. Seconds are medians over repetitions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from canonkit.data.batches import LengthBatches, lengths, take
 from canonkit.data.qm9 import LONGEST, load_qm9
+from canonkit.names import choose
 from canonkit.recipes import SYSTEMS, recipe
 from canonkit.tables import text_table
 from canonkit.training import State, best_device, fast_dtype, hardware, one_step
@@ -31,7 +32,7 @@ def bench_systems(repeat: int = 5, *, systems: tuple[str, ...] | None = None, pr
         raise ValueError(f"repeat {repeat} is below 1")
     known = [name for name, s in SYSTEMS.items() if s.data == "QM9" and not name.endswith("*")]
     if unknown := [name for name in systems or () if name not in known]:
-        raise ValueError(f"no system of molecules is called {unknown[0]!r}: choose from {', '.join(known)}")
+        raise ValueError(f"no system of molecules is called {unknown[0]!r}: {choose(unknown[0], known)}")
     device, data = best_device(), load_qm9(progress=progress).part("train")
     counts = torch.bincount(lengths(data), minlength=LONGEST + 1)
     states, times = {}, {}

@@ -9,6 +9,7 @@ from canonkit.canonicalizers.inertial import Inertial
 from canonkit.canonicalizers.law import LawCertificate, SampleLaw, certify_law, certify_samples
 from canonkit.canonicalizers.order import Ordered, SmilesKey, SpectralKey
 from canonkit.canonicalizers.spectral import SpectralPose
+from canonkit.names import choose
 
 BY_NAME = {
     "identity": Identity,
@@ -28,8 +29,14 @@ NAMES = (*BY_NAME, *(f"{name}{K}" for name in OF_IMAGES for K in (8, 16, 32)))
 def canonicalizer(name: str, **settings) -> Canonicalizer:
     """A canonicalizer by name.
 
-    Of molecules: identity, inertial, frame, spectral-pose; with an order of atoms spectral, inertial-spectral,
-    frame-spectral, inertial-smiles. Of images: gcnnK, copiesK, arbitraryK, with K the order: copies16.
+    Of molecules: identity, inertial (principal axes), frame (a network with random weights), spectral-pose; with an
+    order of atoms spectral, inertial-spectral, frame-spectral, inertial-smiles. Of images: gcnnK, copiesK, arbitraryK,
+    with K the number of turns, such as copies16; their weights are random too. Trained canonicalizers are parts of
+    trained models: `ck.load("canon+GDM").model.canonicalizer`.
+
+    Args:
+        name: one of these.
+        settings: of its class; for a frame on molecules that are not QM9's also `elements=molecules.elements`.
 
     Raises:
         ValueError: for a name that is none of these.
@@ -38,7 +45,7 @@ def canonicalizer(name: str, **settings) -> Canonicalizer:
         return BY_NAME[name](**settings)
     kind = name.rstrip("0123456789")
     if kind not in OF_IMAGES or kind == name:
-        raise ValueError(f"no canonicalizer is called {name!r}: choose from {', '.join(NAMES)}")
+        raise ValueError(f"no canonicalizer is called {name!r}: {choose(name, NAMES)}")
     return OF_IMAGES[kind](int(name.removeprefix(kind)), **settings)
 
 

@@ -2,15 +2,15 @@ r"""Is it really a canonicalizer? A certificate in numbers.
 
 For random g = (rotation, translation):   error = max_i |c(g x)_i - c(x)_i|      (zero if h is equivariant)
                                           and permutations, where h orders atoms
-order pi of the atoms:                    pi^-1 c(pi x) = c(x), where h leaves the order alone: the pose feels none
+order pi of the atoms:                    pi^-1 c(pi x) = c(x), where h leaves the order alone
 once more:                                c(c(x)) = c(x)
 mirror image m x:                         handed if c(m x) != c(x) for every molecule that is not planar
 noise e of 0.01 Å:                        a jump if h(x + e) and h(x) differ by more than 30 degrees
 
 A slice of SO(3) cannot be continuous everywhere, so some jumps are inevitable; how many is a property worth knowing.
 
-For images and g_k in C_K:  it follows if h(g_k x) = g_k h(x), so that c(x) returns to itself but for interpolation,
-                            whose own share is |g_k^-1 g_k x - x|; quarter turns need none.
+For images and g_k in C_K:  it follows if h(g_k x) = g_k h(x), so that c(x) returns to itself up to interpolation,
+                            whose own error is |g_k^-1 g_k x - x|; quarter turns need none.
 """
 
 import copy
@@ -87,7 +87,7 @@ class ImageCertificate(Printed):
         followed_share: share of turns by 360 k / K, k random, that h follows: h(g_k x) = g_k h(x).
         pixel_error: root mean square of c(g_k x) - c(x) over the pixels of the inscribed disk, where h follows.
         pixel_error_all: the same over all turns.
-        interpolation_error: the same of g_k^-1 g_k x - x, which no canonicalizer has a part in.
+        interpolation_error: the same of g_k^-1 g_k x - x, which does not depend on the canonicalizer.
         quarter_share: share of images for which h follows all quarter turns.
         quarter_error: largest |c(g x) - c(x)| of a pixel under quarter turns that h follows.
         ambiguous_share: share of images flagged as ambiguous.
@@ -128,8 +128,8 @@ def certify(
         system: a canonicalizer of molecules or images; or a denoiser of molecules, for which see
             `certify_law`. Tried in eval mode and in `dtype`; left as it was.
         data: where to try it.
-        draws: random group elements per sample, by default 2; for a denoiser outputs on either side, by default 64.
-        dtype: float64 tells the mathematics from rounding.
+        draws: random group elements per sample, by default 2; for a denoiser outputs on either side, by default 128.
+        dtype: in float64 rounding is small, so that what is left is an error of the method.
         seed: of the group elements and noise.
         batch_size: samples at a time.
 
@@ -144,7 +144,7 @@ def certify(
         raise ValueError(f"{type(system).__name__} is for {kinds[0]}, and these are {kinds[1]}")
     system = copy.deepcopy(system).eval().to(dtype)
     if not isinstance(system, Canonicalizer):
-        return certify_law(system, data.to(dtype), draws=draws or 64, seed=seed, batch_size=batch_size)
+        return certify_law(system, data.to(dtype), draws=draws or 128, seed=seed, batch_size=batch_size)
     check = _certify_images if of_images else _certify_molecules
     return check(system, data, draws or 2, dtype, seed, batch_size)
 

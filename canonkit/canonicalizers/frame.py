@@ -3,9 +3,11 @@ r"""The learned canonicalizer of molecules (Sareen et al. 2024): a multi-channel
     X_i, h_i = MC-EGNN(x, types),   V_k = (1/n) sum_i sum_c w_ikc X_ic,  k = 1, 2,   h(x) = Gram-Schmidt(V_1, V_2).
 
 The weights of the pool, w_i = Linear(h_i) less their mean over atoms, are invariant, so V_k turn with the molecule. (An
-element-wise maximum over atoms, as in the authors' released code, does not.) Frozen means random weights that never
-train: an ordinary fixed slice.
+element-wise maximum over atoms, as in the authors' released code, does not.) A new frame has random weights. It is a
+canonicalizer already: an ordinary fixed slice. Trained ones come with `ck.load("canon+GDM").model.canonicalizer`.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +24,21 @@ class Frame(Canonicalizer):
     Args:
         width, layers: of the network (published: 64, 9).
         channels: vector channels m.
-        elements: number of element types.
+        elements: the elements that it knows.
         frozen: keep the random weights: no parameter asks for a gradient, whatever the optimiser is given.
     """
 
     def __init__(
-        self, width: int = 64, layers: int = 9, channels: int = 4, elements: int = len(ELEMENTS), frozen: bool = False
+        self,
+        width: int = 64,
+        layers: int = 9,
+        channels: int = 4,
+        elements: Sequence[str] = ELEMENTS,
+        frozen: bool = False,
     ):
         super().__init__()
-        self.egnn = MCEGNN(elements, width, layers, channels)
+        self.elements = tuple(elements)
+        self.egnn = MCEGNN(len(self.elements), width, layers, channels)
         self.weights = nn.Linear(width, 2 * channels, bias=False)
         self.frozen = frozen
         self.requires_grad_(not frozen)
@@ -41,10 +49,7 @@ class Frame(Canonicalizer):
             g, ambiguous = self.pose(centred.to(known))
             return g.to(centred.positions.dtype), ambiguous
         x = centred.positions
-        n_types = self.egnn.embed.in_features
-        if len(centred.elements) > n_types:
-            raise ValueError(f"the frame knows {n_types} element types, the molecules have {centred.elements}")
-        h = torch.nn.functional.one_hot(centred.types, n_types).to(x.dtype)
+        h = torch.nn.functional.one_hot(self._types(centred), len(self.elements)).to(x.dtype)
         h, vectors = self.egnn(h, x, centred.padding)  # (B, N, W), (B, N, 3, C)
         n = centred.sizes.clamp(min=1).to(x.dtype)[:, None, None]
         real = centred.mask[..., None].to(x.dtype)
@@ -58,3 +63,17 @@ class Frame(Canonicalizer):
         size = torch.maximum(w.detach().abs(), 0.01 * raw.abs())
         scale = torch.einsum("bikc,bic->bk", size, length).amin(-1) / n[:, 0, 0]
         return rotation_from(*pooled.unbind(1), scale, centred)
+
+    def _types(self, x: Molecules) -> Tensor:
+        """Every atom's place in this frame's table of elements, (B, N)."""
+        if x.elements == self.elements:
+            return x.types
+        place = torch.tensor([self.elements.index(e) if e in self.elements else -1 for e in x.elements])
+        types = place.to(x.types.device)[x.types]
+        if bool((types[x.mask] < 0).any()):
+            unknown = x.elements[int(x.types[x.mask & (types < 0)][0])]
+            raise ValueError(
+                f"this frame knows {', '.join(self.elements)}, not {unknown}: make one that does, "
+                'ck.canonicalizer("frame", elements=molecules.elements)'
+            )
+        return types.clamp(min=0)

@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # a vector shorter than this times its natural scale has no di
 def labelled_vectors(centred: Molecules) -> tuple[Tensor, Tensor]:
     """Two vectors (B, 3) that turn with the molecule and tell all its atoms apart: sums of x_i weighted by place i.
 
-    They exist for symmetric molecules too, at the price of depending on the order of the atoms.
+    They exist for symmetric molecules too, but they depend on the order of the atoms.
     """
     x = centred.positions
     i = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)[:, None]

@@ -10,7 +10,7 @@ Two networks give such activations:
 Training goes straight through the argmax, angle = sum_k w_k 360 k / K with w = onehot + soft - stopgrad(soft) and
 soft = softmax(a), and through the rotation. Pixels are a square grid, so what the group theory promises holds exactly
 for quarter turns and up to interpolation for the others. Corners outside the inscribed circle are cut off: no turn
-keeps them. `Arbitrary` is the control that tells alignment from the smoothing that interpolation brings.
+keeps them. `Arbitrary` is the control: it has the smoothing of interpolation without alignment.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, one_hot, relu
 
 from canonkit.canonicalizers.base import Canonical, Canonicalizer
+from canonkit.extras import IMAGES, require
 from canonkit.groups import disk, rotate
 
 TIE = 1e-4  # of the activations' spread: a smaller lead is none
@@ -137,6 +138,7 @@ def steerable_bases(order: int, kernel: int) -> tuple[Tensor, Tensor]:
     """
     from tqdm.auto import tqdm
 
+    require(*IMAGES)
     bar = tqdm(total=3, desc=f"building the G-CNN of C_{order}", leave=False)
     with bar, warnings.catch_warnings():  # that optional packages are missing
         warnings.simplefilter("ignore")
@@ -160,8 +162,8 @@ def steerable_bases(order: int, kernel: int) -> tuple[Tensor, Tensor]:
 class Arbitrary(ImageCanonicalizer):
     """No canonicalizer but a control: every image gets some element of C_K that has nothing to do with its pose.
 
-    What comes out has been through the same interpolation as a canonical image, which makes it smoother and so easier
-    to denoise, but is not aligned.
+    Its images went through the same interpolation as canonical images. This makes them smoother and easier to denoise,
+    but they are not aligned.
     """
 
     def activations(self, x: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from canonkit.processes.spaces import MoleculeSpace
 from canonkit.randomness import seeded
 from canonkit.tables import Printed
 
+LEVEL = 0.001  # a law that holds is rejected for one seed in a thousand
 ROUNDING = 1e-4  # of the outputs' root mean square norm
 LABELS = 2**24  # entries of exchanged labels at a time
 
@@ -42,8 +43,10 @@ class LawCertificate(Printed):
         p_value: of the hypothesis that f(g z) and g f(z) have the same law.
         energy: energy distance, mean over molecules, over the root mean square of f's outputs' norms.
         mismatch: root mean square entry of the difference of their means, over that of f's outputs.
-        mismatch_error: what chance alone makes of it.
+        mismatch_error: the mismatch that chance alone would give.
         exchanges: random exchanges of labels; the least p-value is 1 / (exchanges + 1).
+        level: the p-value up to which the law is rejected, by which a law that holds is rejected by chance this often.
+        rejected: whether it was.
     """
 
     molecules: int
@@ -53,6 +56,12 @@ class LawCertificate(Printed):
     mismatch: float
     mismatch_error: float
     exchanges: int
+    level: float
+    rejected: bool
+
+    def _text(self) -> dict[str, str]:
+        verdict = "yes: not equivariant in law" if self.rejected else "no: nothing speaks against equivariance in law"
+        return super()._text() | {"level": f"{self.level:g}", "rejected": verdict}
 
 
 @torch.no_grad()
@@ -60,7 +69,7 @@ def certify_law(
     denoiser: Network,
     molecules: Molecules,
     *,
-    draws: int = 64,
+    draws: int = 128,
     reflections: bool = True,
     exchanges: int = 999,
     seed: int = 0,
@@ -68,8 +77,10 @@ def certify_law(
 ) -> LawCertificate:
     """Tests that f(g z, t) = g f(z, t) in law, for one random g and one random time t per molecule.
 
-    Its power depends on f. For a transformer with random weights, 16 molecules and 48 draws, at the level 5 %, it
-    rejected the bare network and the wrong order of composition 20 times out of 20 (notebook 05).
+    It rejects at the level of 0.1 %, so that a law that holds is rejected for one seed in a thousand. Its power
+    depends on f. With 16 molecules and 128 draws it rejected the trained DiT inside SymDiff for 6 seeds out of 6, and
+    SymDiff for none. For random weights and 48 draws, at the level of 5 %, it rejected the bare network and the wrong
+    order of composition 20 times out of 20 (notebook 05).
 
     Args:
         denoiser: f, called as f(z, t, mask), random or not.
@@ -109,6 +120,8 @@ def certify_law(
         mismatch=float(gap.square().sum(-1).mean().sqrt() / size),
         mismatch_error=float(spread.sum(-1).mean().sqrt() / size),
         exchanges=exchanges,
+        level=(level := max(LEVEL, 1 / (exchanges + 1))),
+        rejected=p_value <= level,
     )
 
 
@@ -133,8 +146,9 @@ class SampleLaw(Printed):
 def certify_samples(molecules: Molecules, *, exchanges: int = 999, seed: int = 0) -> SampleLaw:
     """Tests that the law of molecules is invariant under S_n x SO(3).
 
-    A molecule counts as a vector that feels pose and order: the six second moments of its positions, and with r the
-    place of an atom, rho = (r + 1/2) / n, the sums of x cos(pi k rho), k = 1, 2, and of Z cos(pi rho), over n.
+    Each molecule is described by numbers that depend on its pose and order: the six second moments of its positions,
+    and with r the place of an atom, rho = (r + 1/2) / n, the sums of x cos(pi k rho), k = 1, 2, and of Z cos(pi rho),
+    over n.
 
     Args:
         molecules: samples, or data.
@@ -145,7 +159,7 @@ def certify_samples(molecules: Molecules, *, exchanges: int = 999, seed: int = 0
         ValueError: fewer than 20 molecules.
     """
     if len(molecules) < 20:
-        raise ValueError(f"{len(molecules)} molecules are too few to say anything of their law: give 20 or more")
+        raise ValueError(f"{len(molecules)} molecules are too few for a test of their law: give 20 or more")
     with seeded(seed):
         molecules = molecules.to("cpu").centred()[torch.randperm(len(molecules))]
         m = len(molecules) // 2

@@ -1,10 +1,9 @@
 r"""Canonicalizers of S_n x SE(3): a pose, then an order of atoms.
 
-    c(x) = (h^-1 x)_pi,   pi sorts the atoms by a key that does not feel their order
+    c(x) = (h^-1 x)_pi,   pi sorts the atoms by a key that does not depend on their order
 
-Keys: u_1 of the geometric spectrum, or RDKit's canonical ranks of the molecular graph. Atoms with equal keys are told
-apart by where they are in the canonical pose, which is as canonical as the pose itself: so mirrored pairs, which no
-distance tells apart, have their order too.
+Keys: u_1 of the geometric spectrum, or RDKit's canonical ranks of the molecular graph. Atoms with equal keys are sorted
+by their positions in the canonical pose. So mirrored pairs, whose distances are equal, have an order too.
 """
 
 from __future__ import annotations

@@ -21,14 +21,13 @@ from canonkit.molecules import ELEMENTS, Molecules
 class Canonicalize:
     """Puts the molecule of a `Data`, or every molecule of a `Batch`, into its canonical pose; returns a shallow copy.
 
-    Adds `g` (B, 3, 3), the h(x) that was taken back, and `ambiguous` (B,) bool; B is 1 for a `Data`. Transform each
+    Adds `g` (B, 3, 3), the h(x) that was undone, and `ambiguous` (B,) bool; B is 1 for a `Data`. Transform each
     `Data` before it is batched, as a data set does, if the batch is to be taken apart again: `to_data_list` knows only
     the attributes that were there when the batch was made.
 
     Args:
         h: a canonicalizer of molecules, or the name of one, such as "inertial".
-        elements: the element table. By default any element will do, but for canonicalizers with parameters, which know
-            elements by their place in a table: there QM9's.
+        elements: the element table. By default the elements present, and for canonicalizers with parameters QM9's.
         vectors: node attributes (n, 3) that turn with the molecule, where there are such.
 
     Raises:

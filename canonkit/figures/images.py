@@ -61,7 +61,7 @@ def image_rows(sets: Mapping[str, Tensor], *, columns: int = 16, size: float = 0
 def class_means(sets: Mapping[str, Tensor], labels: Tensor, *, size: float = 0.8) -> Figure:
     """The mean image of every class, one row per named set, and the variance of each pixel within classes.
 
-    The sharper the means and the darker the variance, the less a model of that set has left to learn. The number above
+    If the means are sharp and the variance is low, a model of that set has little left to learn. The number above
     the last column is the mean of the variance over pixels.
 
     Args:

@@ -51,7 +51,7 @@ def draw(
     numbers: bool = False,
     size: float = 1.7,
 ) -> Figure:
-    """Ball-and-stick drawings, x to the right, y up, z towards the reader: nearer atoms larger, farther ones in a mist.
+    """Ball-and-stick drawings, x to the right, y up, z towards the reader: near atoms are larger, far ones are paler.
 
     White ground, so that it reads in light and dark; vector output by `figure.savefig("molecules.pdf")`.
 
@@ -60,10 +60,10 @@ def draw(
         columns: per row.
         captions: one per molecule, drawn as they are.
         title: of the figure.
-        mark_unstable: ring atoms in red whose valence is wrong by EDM's rule (H, C, N, O, F only).
-        axes: draw the axes of the frame, x red, y green, z blue (a dot: it points to the reader).
-        overlay: all molecules in one frame, see-through, instead of a grid.
-        numbers: write each atom's place in its molecule on it, from 1.
+        mark_unstable: draw a red ring around atoms with a wrong valence by EDM's rule (H, C, N, O, F only).
+        axes: draw the axes of the frame: x red, y green, z blue (as a dot, because it points to the reader).
+        overlay: draw all molecules over each other in one frame, transparent, instead of in a grid.
+        numbers: write its number on each atom, from 1.
         size: of one drawing, in inches.
 
     Raises:

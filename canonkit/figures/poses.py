@@ -1,4 +1,4 @@
-"""How canonical a set of molecules stands, and where they lie on a map."""
+"""How near to a canonical pose molecules are, and molecules as points on a map."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from canonkit.figures.base import blank
 from canonkit.metrics.poses import PLANAR, pose_values, rank_spread, sliced_wasserstein
 from canonkit.molecules import Molecules
+from canonkit.names import choose
 
 
 def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, planar: float = PLANAR) -> Figure:
@@ -20,12 +21,12 @@ def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, pl
     Args:
         sets: molecules by name, in the poses they have.
         reference: the set from which the sliced Wasserstein distance is taken; by default the first.
-        planar: rms in Å along the thinnest principal axis below which a molecule counts as planar.
+        planar: a molecule counts as planar if its rms along the thinnest principal axis is below this, in Å.
     """
     names = list(sets)
     reference = names[0] if reference is None else reference
     if reference not in sets:
-        raise ValueError(f"no set is called {reference!r}: choose from {', '.join(names)}")
+        raise ValueError(f"no set is called {reference!r}: {choose(reference, names)}")
     figure = blank(11, 5.4)
     flat, long, rank, far = figure.subplots(2, 2).flat
     bins = np.logspace(-3, 0.5, 36)
@@ -59,7 +60,7 @@ def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, pl
 
 
 def property_map(properties: Mapping[str, Tensor], x: str, y: str, colour: str) -> Figure:
-    """Molecules as points: two properties as axes, a third as colour (grey where it is not known)."""
+    """Molecules as points: two properties are the axes, a third is the colour (grey if it is not known)."""
     figure = blank(5.4, 4)
     ax = figure.add_subplot()
     across, up, shade = (torch.as_tensor(properties[name]).double().cpu() for name in (x, y, colour))

@@ -1,4 +1,4 @@
-"""How training and sampling went, and what was left to predict."""
+"""Curves of training and sampling, and what is left to predict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How good samples are: stability, chemistry, poses, gathered by `evaluate` by EDM's protocol; denoising of images."""
+"""How good samples are: stability, chemistry and poses of molecules (`evaluate` computes all of EDM's numbers), and
+denoising of images."""
 
 from canonkit.metrics.chemistry import Chemistry, chemistry, known_smiles, smiles_of
 from canonkit.metrics.denoising import Interval, bootstrap, denoising_errors

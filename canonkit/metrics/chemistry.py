@@ -1,11 +1,11 @@
 """Validity, uniqueness, novelty with RDKit, by EDM's protocol.
 
-valid: the molecule built from `bond_orders` passes RDKit's sanitisation (missing valence is silently filled with
-hydrogens); it counts as the SMILES of its largest fragment. unique: distinct / valid. novel: share of the distinct that
-is not among the training set's SMILES, built the same way.
+valid: the molecule built from `bond_orders` passes RDKit's sanitisation, which adds hydrogen atoms where bonds are
+missing; only its largest fragment counts. unique: distinct / valid. novel: share of the distinct that is not among the
+training set's SMILES, built the same way.
 
-By generated bonds, another protocol: the molecule built from the bonds and formal charges that it comes with is valid
-if it is one fragment, passes sanitisation, and no atom lacks a bond (nothing is filled with hydrogens).
+There is another protocol, by generated bonds: the molecule is built from its own bonds and formal charges. It is valid
+if it is one fragment, passes sanitisation, and no atom lacks a bond (no hydrogen atoms are added).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def smiles_of(
     from tqdm.auto import tqdm
 
     if generated and (molecules.bonds is None or molecules.charges is None):
-        raise ValueError("these molecules come without bonds and charges: judge them by distances (generated=False)")
+        raise ValueError("these molecules have no bonds and charges: judge them by distances (generated=False)")
     smiles, problems = [], Counter()
     size = 1024
     with rdBase.BlockLogs(), tqdm(total=len(molecules), unit="mol", desc="RDKit", disable=not progress) as bar:
@@ -115,7 +115,7 @@ def chemistry(
 ) -> Chemistry:
     """Validity, uniqueness and, against the SMILES in `known`, novelty; `generated` as for `smiles_of`.
 
-    Molecules `refused`, (B,) bool, got no hydrogens: they are not valid.
+    Molecules `refused`, (B,) bool, are those to which no hydrogens could be added: they are not valid.
     """
     if not len(molecules):
         raise ValueError("no molecules given to score")

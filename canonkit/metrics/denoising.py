@@ -2,7 +2,7 @@ r"""How well a model of images denoises: the figure of Table 2 (Sareen et al. 20
 
     error_i = |eps_i - phi(alpha_t c(x_i) + sigma_t eps_i, t)|^2 / pixels,   t_i uniform on {0..T}
 
-t_i and eps_i depend on i alone, so two models meet the same noise and can be compared image by image.
+t_i and eps_i depend only on i, so two models get the same noise and can be compared image by image.
 """
 
 from __future__ import annotations

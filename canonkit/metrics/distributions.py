@@ -31,7 +31,7 @@ def distribution_distances(molecules: Molecules, data: Molecules) -> dict[str, f
 
     for name, x in (("generated", molecules), ("data", data)):
         if not len(x):
-            raise ValueError(f"the {name} molecules are none: nothing to compare")
+            raise ValueError(f"there are no {name} molecules to compare")
         if x.bonds is None:
             raise ValueError(f"the {name} molecules have no bonds: add them, canonkit.data.bonds.perceive_bonds(x)")
 

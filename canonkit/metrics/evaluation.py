@@ -17,7 +17,7 @@ from canonkit.tables import html_table
 class Evaluation:
     """Fractions; `unique` of the valid, `novel` of the unique (None where no training set was given).
 
-    `protocol` says how the bonds were got; numbers under different protocols are not comparable.
+    `protocol` says where the bonds come from. Numbers under different protocols cannot be compared.
     """
 
     molecules: int
@@ -56,7 +56,8 @@ def evaluate(
 ) -> Evaluation:
     """Stability, validity, uniqueness and, against the SMILES in `known`, novelty.
 
-    Molecules `refused`, (B,) bool, got no hydrogens from `add_hydrogens`: they count as not stable and not valid.
+    Molecules `refused`, (B,) bool, are those to which `add_hydrogens` could add none: they count as not stable and not
+    valid.
     """
     stable, rdkit = stability(molecules, refused), chemistry(molecules, known, refused=refused, progress=progress)
     return Evaluation(

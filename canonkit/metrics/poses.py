@@ -1,4 +1,4 @@
-r"""Numbers for poses: how canonical a set of molecules stands.
+r"""Numbers for poses: how near to a canonical pose the molecules of a set are.
 
 Per molecule, with centred positions: rms_k = sqrt(mean_i x_ik^2), k = x, y, z. A molecule is planar if the smallest of
 its principal rms is below 0.05 Å. For a canonicalizer that aligns molecules, planar ones lie in one plane of the frame
@@ -113,9 +113,9 @@ def pose_statistics(molecules: Molecules, planar: float = PLANAR) -> PoseStatist
 
 @torch.no_grad()
 def rank_spread(molecules: Molecules) -> Tensor:
-    """How far the positions of the r-th atoms scatter over molecules, sqrt(mean |x_r - mean x_r|^2) in Å, (N,).
+    """How much the position of atom number r varies between molecules, sqrt(mean |x_r - mean x_r|^2) in Å, (N,).
 
-    NaN for ranks that fewer than two molecules have. Small where pose and order say where an atom is.
+    NaN if fewer than two molecules have an atom r. It is small if pose and order determine where an atom is.
     """
     molecules = molecules.centred().to(torch.float64)
     real = molecules.mask[..., None].double()
@@ -129,8 +129,9 @@ def rank_spread(molecules: Molecules) -> Tensor:
 def sliced_wasserstein(a: Molecules, b: Molecules, *, directions: int = 128, seed: int = 0) -> float:
     """Sliced Wasserstein distance in Å between the clouds of heavy atoms of two sets in the poses they have.
 
-    Mean over random directions u of the 1-Wasserstein distance between the atoms' projections x . u. Only sets in the
-    same pose come near zero, so it tells whether generated molecules stand like the training ones.
+    Mean over random directions u of the 1-Wasserstein distance between the atoms' projections x . u. It is near zero
+    only if both sets have the same poses, so it shows whether generated molecules have the poses of the training
+    molecules.
 
     Raises:
         ValueError: a set without heavy atoms.

@@ -1,4 +1,4 @@
-"""Numbers that tell molecules apart, each for every molecule of a batch."""
+"""Numbers that differ between molecules, one for every molecule of a batch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def properties(
 
     atoms, heavy atoms; stable atoms: share by EDM's rule (H, C, N, O, F only); thickness (Å): rms along the thinnest
     principal axis, 0 for planar molecules; elongation: rms along the longest over that along the middle one; with
-    `train` the distance to the nearest training molecule between Coulomb spectra, and which that is; with `known`
-    SMILES whether the molecule is new to them (NaN where it is not valid).
+    `train` the distance to the nearest training molecule, between Coulomb spectra, and the number of that molecule;
+    with `known` SMILES whether the molecule is not among them (NaN if it is not valid).
     """
     molecules = molecules.to("cpu").to(torch.float64)
     short, middle, long = principal_rms(molecules).unbind(1)

@@ -5,8 +5,8 @@ With d in pm and the typical bond lengths below, strictly and nested:
     order >= 1 if d < b1 + 10;   then >= 2 if d < b2 + 5;   then 3 if d < b3 + 3
 
 An atom is stable if its orders sum exactly to its valence, H 1, C 4, N 3, O 2, F 1; a molecule if all its atoms are.
-Whether the molecule is connected is not asked. The rule is strict on coordinates: 0.02 Å of noise costs real QM9
-molecules a quarter of their stability, and aromatic rings count as alternating single and double bonds or not at all.
+The molecule need not be connected. The rule needs exact coordinates: with 0.02 Å of noise, a quarter of QM9's stable
+molecules are not stable any more, and aromatic rings count as alternating single and double bonds or not at all.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Stability:
 def stability(molecules: Molecules, refused: Tensor | None = None, *, batch_size: int = 4096) -> Stability:
     """EDM's atom and molecule stability of a batch, in pieces of `batch_size` to bound the memory.
 
-    Molecules `refused`, (B,) bool, got no hydrogens: neither they nor their atoms are stable.
+    Molecules `refused`, (B,) bool, are those to which no hydrogens could be added: they and their atoms count as not
+    stable.
     """
     if not len(molecules):
         raise ValueError("no molecules given to score")

@@ -1,4 +1,4 @@
-r"""How noisy the objective is, and how much of the noise a random symmetry brings.
+r"""How noisy the training objective is, and how much of the noise comes from a random symmetry.
 
     loss L(x; t, eps, R),  gradient g = d mean_x L / d phi
     Var = E Var(. | t, eps) + Var E(. | t, eps):  the first term is what R brings; a canonicalizer draws no R

@@ -1,11 +1,12 @@
-r"""How much of a flow's velocity its place and time leave open.
+r"""How much of a flow's velocity cannot be predicted from place and time.
 
     v = x_1 - x_0,   x_t = (1 - t) x_0 + t x_1,      sigma^2(t) = min over A, b of E |v - A x_t - b|^2 / 3 n
 
-This bounds from above the conditional variance E Var(v | x_t), which no network can go below and by which Euler's steps
-err: the best affine predictor is one of all predictors. At t = 0, and x_0 independent of x_1, it is that variance
-itself, the variance of the data. It is estimated from pairs that the process draws as in training, coupling included,
-for molecules of one size, so that rank by rank their coordinates can be compared.
+This is an upper bound of the conditional variance E Var(v | x_t), because the best affine predictor is one of all
+predictors. No network has a smaller error than that variance, and Euler's steps make an error of its size. At t = 0,
+and x_0 independent of x_1, it is that variance itself, the variance of the data. It is estimated from pairs that the
+process draws as in training, coupling included, for molecules of one size, so that rank by rank their coordinates can
+be compared.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def velocity_variance(
         process: its prior and coupling count.
         x: molecules of one size in whatever pose and order, or the canonical one; half fit, half judge.
         times: in [0, 1).
-        batch_size: molecules among which a coupling deals out the noise.
+        batch_size: number of molecules to which a coupling assigns the noise.
         seed: of the noise.
 
     Raises:

@@ -1,4 +1,4 @@
-r"""Canon: a transformer on atoms in canonical pose and order, with what lies between two atoms beside it.
+r"""Canon: a transformer on atoms in canonical pose and order, and on pairs of atoms.
 
     h_i = [Linear z_i;  Linear of sinusoids of (r_i + 1/2) / n],  r_i the place of atom i in its molecule
     p_ij = MLP [phi(d_ij), x_i - x_j, e, b_ij],  phi Gaussians of the distance, e the time, b the bond where there are
@@ -7,7 +7,7 @@ r"""Canon: a transformer on atoms in canonical pose and order, with what lies be
     h <- h + gate out,  h <- h + gate SwiGLU(h),  scales, shifts and gates from the time, beginning at zero (as in DiT)
     bonds: logits_ij = symmetric part of Linear silu(A p_ij + D h_i + D h_j)
 
-It need not be invariant: that is what the canonical pose is for. Pairs come in as a bias of the attention and in the
+It need not be invariant, because the pose is canonical. Pairs come in as a bias of the attention and in the
 sums themselves, which learns from fewer molecules than the bias alone. The name is canonical diffusion's; of its design
 the abstract says no more than that order is encoded mildly.
 """
@@ -57,13 +57,13 @@ class CanonBlock(Block):
 
 
 class Canon(nn.Module):
-    """CanonFlow's network (z_t, t) -> x_1 and logits, or whatever it is trained for, of z's shape.
+    """CanonFlow's network: (z_t, t) -> x_1 and logits, or another target of z's shape.
 
     Args:
         features: entries per atom, the first three its coordinates.
         width, depth, heads: size; the heads share the width.
         channels: of pairs, C.
-        ordered: whether the place of an atom in its molecule means anything.
+        ordered: whether the place of an atom in its molecule has a meaning.
         distances: whether pairs see their distance; without, as in DiT, only coordinates are seen.
         guess: where in z a guess of x_1 begins, whose distances are to be seen by pairs; 0 where there is none.
         bonds: orders of bonds, where the network is given and predicts those; 0 for points without bonds.

@@ -1,4 +1,4 @@
-r"""A diffusion transformer for molecules: atoms are tokens, free of any symmetry but that of permutations.
+r"""A diffusion transformer for molecules: atoms are tokens; it has no symmetry except that of permutations.
 
     h_i = [Linear z_i;  Linear mean_{j != i} phi(d_ij)],     phi_k(d) = exp(-(d - mu_k)^2 / 2 s^2),   k = 1..K
     h <- h + a1 Attention((1 + c1) Norm(h) + b1),   h <- h + a2 SwiGLU((1 + c2) Norm(h) + b2)             per layer

@@ -1,4 +1,4 @@
-r"""GDM's network: a graph network on all pairs of atoms, free of any symmetry but that of permutations.
+r"""GDM's network: a graph network on all pairs of atoms, with no symmetry except that of permutations.
 
     h_i = Linear [z_i, t]
     m_ij = MLP2(h_i, h_j),   a_ij = sigmoid(Linear m_ij),   h_i <- h_i + MLP2(h_i, sum_{j != i} a_ij m_ij)   per layer

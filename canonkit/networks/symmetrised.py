@@ -1,4 +1,4 @@
-r"""Stochastic symmetrisation: a free network made equivariant in law by a random symmetry (Zhang et al. 2024, SymDiff).
+r"""Stochastic symmetrisation: any network, made equivariant in law by random turns (Zhang et al. 2024, SymDiff).
 
     f(z, t) = R k(R^-1 z, t),    R ~ gamma(. | z, t),    gamma(g z, t) = g gamma(z, t) in law
     then    f(g z, t) = g f(z, t) in law, for every g in G, whatever k is.
@@ -8,7 +8,7 @@ r"""Stochastic symmetrisation: a free network made equivariant in law by a rando
 
 In the second, R0^-1 (g z) = (g^-1 R0)^-1 z, and g^-1 R0 is Haar as R0 is: R for g z is g times the R for z, in law. The
 two factors must stand in this order. The authors' released code has them the other way round, r R0^-1, which is not
-equivariant in law unless r is constant; `as_released` keeps that order, to be looked at.
+equivariant in law unless r is constant; `as_released` keeps that order, for comparison.
 
 G is O(3), or SO(3) where `reflections` is False; it acts on coordinates, the first three entries of an atom's z.
 Everything is reparametrised, so that the gradient of a loss reaches r through R.

@@ -3,7 +3,7 @@ r"""A UNet for small images: residual blocks at falling resolution and back, wit
     h_0 = Conv(z);   down: h <- Block(h, e), kept, then halved;   middle: Block, attention, Block;
     up:   h <- Block([h, kept], e), then doubled;   eps_hat = Conv(SiLU(Norm(h))),   e = MLP(sinusoids of t)
 
-The plain denoiser of images, as in Ho et al. 2020: it has no rotational symmetry whatever.
+The plain denoiser of images, as in Ho et al. 2020: it has no rotational symmetry.
 """
 
 from __future__ import annotations

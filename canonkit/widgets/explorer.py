@@ -1,4 +1,4 @@
-"""Many molecules on a map, each to be looked at in 3D."""
+"""Many molecules on a map; a click shows one of them in 3D."""
 
 from __future__ import annotations
 

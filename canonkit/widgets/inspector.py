@@ -1,4 +1,4 @@
-"""The pose inspector: disturb a molecule on the left, see on the right whether its canonical pose stays put."""
+"""The pose inspector: change a molecule on the left, and see on the right whether its canonical pose moves."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def inspect_pose(canonicalizer: Canonicalizer | Mapping[str, Canonicalizer], mol
 class PoseInspector:
     """Sliders that turn, mirror, permute and jitter a molecule; its canonical poses; the numbers.
 
-    The numbers, one column per canonicalizer: *moved* is max_i |c(g x)_i - c(x)_i| in Å against the molecule as it came
-    (0 for turns and permutations if h is equivariant); *det h(x)* is +1 for rotations; *ambiguous* says that h(x) is
-    not unique here; the *nearest jump* is the smallest noise in Å that was found to change the pose by more than 30
+    The numbers, one column per canonicalizer: *moved* is max_i |c(g x)_i - c(x)_i| in Å, compared with the unchanged
+    molecule (0 for turns and permutations if h is equivariant); *det h(x)* is +1 for rotations; *ambiguous* says that
+    h(x) is not unique here; the *nearest jump* is the smallest noise found, in Å, that changes the pose by more than 30
     degrees.
 
     Args:

@@ -2,7 +2,7 @@
 
 The copy lies in the user's Jupyter data folder, labextensions/canonkit/3Dmol-min.js, and is fetched once: from the file
 that the environment variable CANONKIT_3DMOL names, else from py3Dmol's usual address, else by `npm pack` where npm is
-installed. Where nothing answers, views stay pictures.
+installed. If none of these works, views are pictures.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def usual_address() -> str:
 
 
 def local_copy() -> Path | None:
-    """The copy that Jupyter's server hands out, fetched first where it is missing; None where it cannot be had.
+    """The copy that Jupyter's server hands out; it is fetched first if it is missing. None if it cannot be fetched.
 
     Raises:
         FileNotFoundError: CANONKIT_3DMOL names no file.
@@ -55,7 +55,7 @@ def _named_file() -> bytes | None:
     if not (name := os.environ.get(SOURCE)):
         return None
     if not Path(name).is_file():
-        raise FileNotFoundError(f"{SOURCE} names {name}, which is no file: give a copy of {FILE}")
+        raise FileNotFoundError(f"{SOURCE} names {name}, which is not a file: give a copy of {FILE}")
     return Path(name).read_bytes()
 
 

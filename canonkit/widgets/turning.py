@@ -1,4 +1,4 @@
-"""Sliders that turn an image while its canonical image stays put."""
+"""Sliders that turn an image; its canonical image does not move."""
 
 import torch
 

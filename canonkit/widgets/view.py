@@ -1,7 +1,7 @@
-"""Molecules to turn with the mouse: py3Dmol over a picture that is there whatever happens.
+"""Molecules in 3D, to turn with the mouse: py3Dmol, and a picture for all cases in which 3D does not work.
 
-The output of `show` is a picture and a script. Where the script may run and 3Dmol.js can be had, it puts the 3D view in
-the picture's place; in a saved notebook that nobody trusted, on a code host or without WebGL the picture stays.
+The output of `show` is a picture and a script. If the script may run and finds 3Dmol.js, it replaces the picture by the
+3D view. In a saved notebook that is not trusted, on a code host or without WebGL, the picture stays.
 """
 
 from __future__ import annotations
