@@ -22,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+Steps = Annotated[int | None, typer.Option(help="Network evaluations; by default 1001 of diffusion, 100 of flow.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout, nothing else there.")]
 
 
@@ -219,7 +220,7 @@ def sample(
     source: Annotated[str, typer.Argument(help="Name of trained weights, or a run's folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", help=".sdf, .xyz or .npz; for images .png or .npz")],
     count: Annotated[int, typer.Option("-n", "--count")] = 100,
-    steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
+    steps: Steps = None,
     seed: Annotated[int | None, typer.Option(help="For repeatable samples.")] = None,
     randomize: Annotated[
         bool, typer.Option("--randomize", help="Turn each molecule, and reorder its atoms, at random.")
@@ -266,7 +267,7 @@ def evaluate(
         str, typer.Argument(help="Name of trained weights, a run's folder, an .sdf, .xyz or .npz file, or qm9.")
     ],
     count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample from a run.")] = 1000,
-    steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
+    steps: Steps = None,
     seed: Annotated[int, typer.Option()] = 0,
     against: Annotated[str | None, typer.Option(help="Of images: another model, compared image by image.")] = None,
     set_: Annotated[
@@ -409,7 +410,7 @@ def release(
         Path | None, typer.Option(help="Where to keep them: by default $CANONKIT_WEIGHTS, or your data folder.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample for the card.")] = 1000,
-    steps: Annotated[int | None, typer.Option(help="Network evaluations; all 1000 by default.")] = None,
+    steps: Steps = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a run and keep its weights under a name, with a card.

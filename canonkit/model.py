@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.data.batches import Samples, lengths, take
-from canonkit.processes.diffusion import Diffusion, Draw, Loss, repeatable
-from canonkit.processes.flow import FlowDraw, FlowMatching
+from canonkit.processes.base import Loss, Process
+from canonkit.randomness import repeatable
 
 SAMPLING_MEMORY = 256 * 2**20  # bytes; on a CUDA device half of what is free
 
@@ -31,14 +31,12 @@ class OrbitModel(nn.Module):
             as one atom each.
     """
 
-    def __init__(
-        self, canonicalizer: Canonicalizer, process: Diffusion | FlowMatching, network: nn.Module, size_counts: Tensor
-    ):
+    def __init__(self, canonicalizer: Canonicalizer, process: Process, network: nn.Module, size_counts: Tensor):
         super().__init__()
         self.canonicalizer, self.process, self.network = canonicalizer, process, network
         self.register_buffer("size_counts", size_counts.float())
 
-    def forward(self, x: Samples, draw: Draw | FlowDraw | None = None, canonical: bool = False) -> Loss:
+    def forward(self, x: Samples, draw=None, canonical: bool = False) -> Loss:
         """The training loss of a batch, in whatever pose it comes, or in its canonical one if that is said."""
         return self.process.loss(self.network, x if canonical else self.canonicalizer(x).x, draw)
 
@@ -59,8 +57,10 @@ class OrbitModel(nn.Module):
         """A bound on -log p(c(x)) - log p(n), (B,) nats, one Monte Carlo draw.
 
         With a canonicalizer this is a bound for the density of canonical poses, with the identity for that of poses
-        as they come: the two are not comparable. `canonical` says that x stands in its canonical pose already. A flow
-        has no such bound.
+        as they come: the two are not comparable. `canonical` says that x stands in its canonical pose already.
+
+        Raises:
+            ValueError: the process has no such bound, as a flow.
         """
         with torch.no_grad(), repeatable(generator):
             log_p_n = (self.size_counts / self.size_counts.sum())[lengths(x)].log()
@@ -103,7 +103,7 @@ class OrbitModel(nn.Module):
 
         Args:
             count: how many.
-            steps: network evaluations, by default the process's T.
+            steps: network evaluations, by default the process's own number: 1001 of diffusion, 100 of flow.
             sizes: atoms of each molecule instead of drawing them from p(n).
             randomize: act with random elements of the group (turns; of molecules also orders of the atoms), for samples
                 of the invariant density.
@@ -119,7 +119,7 @@ class OrbitModel(nn.Module):
         generator.seed() if seed is None else generator.manual_seed(seed)
         sizes = self.sample_sizes(count, generator) if sizes is None else torch.as_tensor(sizes).cpu()
         batches = self._batches(sizes, batch_size)
-        total = len(batches) * (self.process.T if steps is None else steps)
+        total = len(batches) * self.process.evaluations(steps)
         done = []
         was_training = self.training
         self.eval()

@@ -35,6 +35,7 @@ from canonkit.processes import (
     ImageSpace,
     MaskedMoleculeSpace,
     MoleculeSpace,
+    Process,
     cosine_schedule,
 )
 from canonkit.training import Settings, load_averaged, read_card, read_counters, read_log, train
@@ -402,11 +403,11 @@ def train_recipe(
 
 
 def fit_prior(model: OrbitModel, data: Molecules, canonical: bool = False) -> None:
-    """Fits a flow's prior to the canonical forms of molecules, which they may stand in; nothing where there is none."""
-    if isinstance(model.process, FlowMatching):
+    """Fits what the process knows of the data beforehand, such as a prior; `canonical`: the data stand in that form."""
+    if type(model.process).fit is not Process.fit:
         some = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:FITTED]
         x = data[some.to(data.device)]
-        model.process.prior.fit(x if canonical else model.canonical(x))
+        model.process.fit(x if canonical else model.canonical(x))
 
 
 def _start_from(source: str, model: OrbitModel) -> dict:

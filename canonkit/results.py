@@ -109,7 +109,7 @@ def evaluate_run(
             "protocol": "to the test molecules; total variation, lengths in Å, angles in degrees (Wasserstein)",
         }
     losses = validate(run.model, prepared.part("valid")[:5000])
-    more = {"steps": steps or run.model.process.T, "sampler": {k: str(v) for k, v in options.items()}} | {
+    more = {"steps": run.model.process.evaluations(steps), "sampler": {k: str(v) for k, v in options.items()}} | {
         f"validation_{k}": v for k, v in losses.items()
     }
     return run.provenance() | scores | more

@@ -34,7 +34,7 @@ from canonkit.data.batches import LengthBatches, Samples, lengths, take
 from canonkit.extras import require
 from canonkit.files import replacing
 from canonkit.model import OrbitModel
-from canonkit.processes import repeatable
+from canonkit.randomness import repeatable
 
 
 @dataclass(frozen=True)
@@ -422,7 +422,7 @@ def validate(model: OrbitModel, data: Samples, *, seed: int = 0, batch_size: int
             loss = model(x, model.process.draw(x, generator), canonical=True)
         for name, value in {"loss": loss.total, **loss.terms}.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(x)
-        if hasattr(model.process, "nll"):
+        if model.process.has_nll:
             nll.append(model.nll(x, generator, canonical=True).double().cpu())
     model.train(was_training)
     found = {k: v / len(data) for k, v in sums.items()}

@@ -3,11 +3,14 @@ import math
 import pytest
 import torch
 
-from canonkit.molecules import Molecules
+from canonkit.molecules import ELEMENTS, Molecules
 from canonkit.processes import (
     Diffusion,
     Euclidean,
+    FlowMatching,
+    Gaussian,
     ImageSpace,
+    MaskedMoleculeSpace,
     MoleculeSpace,
     cosine_schedule,
     polynomial_schedule,
@@ -158,8 +161,30 @@ def test_times_cover_all_steps_and_steps_out_of_range_are_refused():
     process = Diffusion(Euclidean((1,)))
     t = process.draw(torch.zeros(200_000, 1)).t
     assert (t.min(), t.max()) == (0, 1000)
-    with pytest.raises(ValueError, match="steps 1001"):
-        process.sample(lambda z, t, mask: z, torch.ones(1), steps=1001)
+    for steps, message in ((1, "steps 1 is below 2"), (1002, "steps 1002 is above 1001")):
+        with pytest.raises(ValueError, match=message):
+            process.sample(lambda z, t, mask: z, torch.ones(1), steps=steps)
+
+
+@pytest.mark.parametrize("steps", [2, 7, None])
+def test_steps_are_network_evaluations_of_every_process(steps):
+    asked = []
+
+    def network(z, t, mask):
+        asked.append(len(z))
+        return torch.zeros_like(z)
+
+    for process in (Diffusion(MoleculeSpace()), FlowMatching(MaskedMoleculeSpace(ELEMENTS), Gaussian())):
+        asked.clear()
+        process.sample(network, torch.tensor([3, 5]), steps)
+        assert len(asked) == process.evaluations(steps) == (steps or process.default)
+
+
+def test_a_flow_says_in_one_line_that_it_has_no_likelihood():
+    process = FlowMatching(MaskedMoleculeSpace(ELEMENTS), Gaussian())
+    assert not process.has_nll
+    with pytest.raises(ValueError, match="^FlowMatching has no likelihood: train a diffusion for an NLL bound$"):
+        process.nll(None, None)
 
 
 def test_molecules_of_other_elements_are_refused():

@@ -50,7 +50,7 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
     device = best_device()
     runs = {name: load(name) for name in names or known}
     reference = Case("EDM", device)
-    times: dict[tuple[str, int], list[float]] = {("EDM, plain", EDM_EVALUATIONS - 1): []}
+    times: dict[tuple[str, int], list[float]] = {("EDM, plain", EDM_EVALUATIONS): []}
     stable: dict[tuple[str, int], list[bool]] = {}
     for run in runs.values():
         run.model.to(device).network.fast_dtype = fast_dtype(run.recipe.settings.precision, device)
@@ -61,7 +61,7 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
         x = torch.randn(BATCH, LONGEST, 3, generator=generator) * mask[..., None]
         inputs = reference.inputs(Molecules(x, torch.zeros_like(mask, dtype=torch.long), mask))
         one = reference.seconds("evaluation", reference.reference, inputs)
-        found = [(("EDM, plain", EDM_EVALUATIONS - 1), one * EDM_EVALUATIONS, None)]
+        found = [(("EDM, plain", EDM_EVALUATIONS), one * EDM_EVALUATIONS, None)]
         for name, run in runs.items():
             is_flow = isinstance(run.model.process, FlowMatching)
             for steps in STEPS if is_flow else STEPS[-1:]:

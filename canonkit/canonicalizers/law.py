@@ -24,8 +24,9 @@ from torch import Tensor
 from canonkit.groups import haar_orthogonal, haar_rotations
 from canonkit.molecules import Molecules
 from canonkit.networks.symmetrised import turn
-from canonkit.processes.diffusion import Diffusion, Network, seeded
+from canonkit.processes import Diffusion, Network
 from canonkit.processes.spaces import MoleculeSpace
+from canonkit.randomness import seeded
 from canonkit.tables import Printed
 
 LEVEL = 0.001  # a law that holds is rejected for one seed in a thousand

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from canonkit.model import OrbitModel
 from canonkit.molecules import Molecules
-from canonkit.processes.diffusion import seeded
+from canonkit.randomness import seeded
 from canonkit.tables import Printed
 
 

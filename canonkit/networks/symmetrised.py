@@ -104,7 +104,7 @@ class Symmetrised(nn.Module):
         network: k, any network (z, t, mask) -> eps_hat.
         kernel: gamma, a module (z, t, mask) -> R.
 
-    It draws from torch's global random numbers; `canonkit.processes.repeatable` ties them to a generator.
+    It draws from torch's global random numbers; `canonkit.randomness.repeatable` ties them to a generator.
     """
 
     def __init__(self, network: nn.Module, kernel: nn.Module):

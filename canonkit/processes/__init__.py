@@ -1,6 +1,7 @@
 """p_t: how noise becomes data. Each process knows its loss, its sampler and, where it can, its likelihood."""
 
-from canonkit.processes.diffusion import Diffusion, Draw, Loss, cosine_schedule, polynomial_schedule, repeatable
+from canonkit.processes.base import Loss, Network, Process
+from canonkit.processes.diffusion import Diffusion, Draw, cosine_schedule, polynomial_schedule
 from canonkit.processes.flow import FlowDraw, FlowMatching, MaskedMoleculeSpace
 from canonkit.processes.priors import AlignedPrior, Gaussian
 from canonkit.processes.spaces import Euclidean, ImageSpace, MoleculeSpace
@@ -17,7 +18,8 @@ __all__ = [
     "Loss",
     "MaskedMoleculeSpace",
     "MoleculeSpace",
+    "Network",
+    "Process",
     "cosine_schedule",
     "polynomial_schedule",
-    "repeatable",
 ]

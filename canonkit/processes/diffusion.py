@@ -17,17 +17,15 @@ with the best possible denoiser; the gap closes as T grows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from canonkit.processes.base import Loss, Network, Process
 from canonkit.processes.spaces import Euclidean
-
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (z_t, t in [0, 1], mask) -> eps_hat
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,33 +37,6 @@ class Draw:
 
     def __getitem__(self, rows) -> Draw:
         return Draw(self.t[rows], self.eps[rows])
-
-
-@dataclass(frozen=True, eq=False)
-class Loss:
-    """A loss, and the terms it is the sum of, by name; scalars."""
-
-    total: Tensor
-    terms: dict[str, Tensor]
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's global random numbers begin with `seed` within, and go on afterwards as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def repeatable(generator: torch.Generator | None) -> Iterator[None]:
-    """Ties networks that draw at random (Symmetrised, dropout) to `generator`, which is left as it was; None: not."""
-    if generator is None:
-        yield
-        return
-    copy = generator.clone_state()
-    with seeded(int(torch.randint(2**62, (), generator=copy, device=copy.device))):
-        yield
 
 
 def polynomial_schedule(steps: int = 1000, precision: float = 1e-5, power: float = 2.0) -> Tensor:
@@ -92,18 +63,19 @@ def cosine_schedule(steps: int = 1000, offset: float = 0.008) -> Tensor:
     return -torch.log(alpha2 / (1 - alpha2))
 
 
-class Diffusion(nn.Module):
-    """The process: loss, bound and sampler for any network and any `space`.
+class Diffusion(Process):
+    """Loss, bound and sampler for any network, which predicts eps, and any `space`.
 
     Args:
         space: what the data is (`Euclidean`, `MoleculeSpace`).
         gamma: the schedule, (T + 1,) increasing; EDM's by default.
     """
 
+    has_nll = True
+
     def __init__(self, space: Euclidean, gamma: Tensor | None = None):
-        super().__init__()
-        self.space = space
         gamma = polynomial_schedule() if gamma is None else gamma.double()
+        super().__init__(space, default=len(gamma), least=2, most=len(gamma))
         # Kept in float64 whatever dtype the model is moved to: alpha near 0 and sigma near 0 need it.
         self.gamma = gamma
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
@@ -216,19 +188,17 @@ class Diffusion(nn.Module):
         Args:
             network: the denoiser.
             sizes: atoms per molecule; for `Euclidean` data only its length counts. Its device is the device used.
-            steps: network evaluations but the last, evenly spaced over 0..T; all T by default.
+            steps: network evaluations, at times evenly spaced over 0..T, both included; all T + 1 by default.
             generator: for repeatable samples.
             eta: share of ancestral sampling's noise; 0 is DDIM, for few steps.
-            on_step: called as on_step(t, z_t) after every step: for progress bars and pictures of the chain.
+            on_step: called as on_step(t, z_t) after every evaluation but the last: for progress bars and pictures.
         """
-        steps = self.T if steps is None else steps
-        if not 1 <= steps <= self.T:
-            raise ValueError(f"steps {steps} is not between 1 and T = {self.T}")
+        evaluations = self.evaluations(steps)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta {eta} is not between 0 and 1")
         z, mask = self.space.blank(sizes)
         z = self.space.noise(z, mask, generator)
-        times = torch.linspace(self.T, 0, steps + 1).round().long().tolist()
+        times = torch.linspace(self.T, 0, evaluations).round().long().tolist()
         for t, s in zip(times, times[1:], strict=False):
             gamma_t, gamma_s = self.gamma[t], self.gamma[s]
             log_alpha2_ts = logsigmoid(-gamma_t) - logsigmoid(-gamma_s)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from canonkit.molecules import Molecules
-from canonkit.processes.diffusion import Loss, Network
+from canonkit.processes.base import Loss, Network, Process
 from canonkit.processes.spaces import MoleculeSpace
 
 POSITIONS, KINDS, BONDS = 1.0, 0.2, 0.5  # weights of the loss
@@ -139,7 +139,7 @@ def _symmetric(v: Tensor) -> Tensor:
     return v.triu(1) + v.triu(1).mT
 
 
-class FlowMatching(nn.Module):
+class FlowMatching(Process):
     """The process: loss and sampler for any network on z; of graphs, on z and bonds.
 
     Args:
@@ -150,8 +150,6 @@ class FlowMatching(nn.Module):
         correction: largest standard deviation of a push in Å; 0 for none.
     """
 
-    T = STEPS
-
     def __init__(
         self,
         space: MaskedMoleculeSpace,
@@ -160,9 +158,13 @@ class FlowMatching(nn.Module):
         distance_weight: float = 0.0,
         correction: float = 0.0,
     ):
-        super().__init__()
-        self.space, self.prior, self.coupling = space, prior, coupling
+        super().__init__(space, default=STEPS)
+        self.prior, self.coupling = prior, coupling
         self.distance_weight, self.correction = distance_weight, correction
+
+    def fit(self, canonical: Molecules) -> None:
+        """Fits the prior."""
+        self.prior.fit(canonical)
 
     def _start(self, z: Tensor, mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
         noise = self.space.noise(z[..., :3], mask, generator)
@@ -271,9 +273,7 @@ class FlowMatching(nn.Module):
                 what is likely and makes far more right molecules. (MaskGIT, Chang et al. 2022.)
             on_step: called as on_step(evaluations left, x_t).
         """
-        steps = self.T if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps {steps} is below 1")
+        steps = self.evaluations(steps)
         for name, value in (("power", power), ("temperature", temperature), ("choice_temperature", choice_temperature)):
             if not value > 0:
                 raise ValueError(f"{name} {value} is not above 0")
