@@ -58,6 +58,7 @@ def test_bench_of_image_canonicalizers_has_a_pair_of_rows_per_order():
     assert "copies" in describe_images(rows)
 
 
+@pytest.mark.slow
 def test_bench_of_systems_has_a_row_per_system():
     rows = bench_systems(1, systems=("DiT", "SymDiff"), progress=False)
     assert [r["system"] for r in rows] == ["DiT", "SymDiff"]

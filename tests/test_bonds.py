@@ -18,6 +18,7 @@ def part(qm9):
     return replace(qm9, molecules=qm9.molecules[rows], index=qm9.index[rows])
 
 
+@pytest.mark.slow
 def test_perceived_graphs_are_those_of_the_data_set_and_are_cached(part, tmp_path, monkeypatch):
     monkeypatch.setenv("CANONKIT_CACHE", str(tmp_path))
     graphs = with_bonds(part, progress=False)

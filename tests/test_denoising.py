@@ -76,6 +76,7 @@ def test_half_precision_changes_little():
     assert (rough - exact).norm() / exact.norm() < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE_2)
 def test_every_row_of_table_2_is_a_recipe(name):
     small, paper = (recipe(name, scale) for scale in ("laptop", "paper"))

@@ -145,6 +145,7 @@ def test_minutes_give_weights_a_log_and_a_run_that_resumes(small, file, tmp_path
     assert carried.step == second["step"]
 
 
+@pytest.mark.slow
 def test_molecular_graphs_go_along_with_their_bonds(small, tmp_path):
     parts = {k: perceive_bonds(small.part(k)[:40])[0] for k in ("train", "valid")}
     file = save_data(SimpleNamespace(part=parts.get, sha256="graphs"), tmp_path / "qm9.npz")

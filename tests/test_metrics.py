@@ -63,6 +63,7 @@ def embedded(smiles, seed=0):
     return from_rdkit([mol])
 
 
+@pytest.mark.slow
 def test_qm9_is_stable_as_published(qm9):
     x = qm9.molecules
     atoms = molecules = 0

@@ -92,6 +92,7 @@ def test_certify_frame_in_float64():
     assert 0 <= result["ambiguous_share"] < 0.1
 
 
+@pytest.mark.slow
 def test_certify_rotated_copies_on_digits(cache):
     result = json.loads(canonkit("certify", "copies16", "--data", "rotmnist", "-n", 60, "--json").stdout)
     assert (result["images"], result["order"]) == (60, 16)

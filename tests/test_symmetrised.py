@@ -274,6 +274,7 @@ def test_the_loss_of_symdiff_h_has_the_same_law_in_every_pose():
 # -- the noise of the objective ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_a_random_symmetry_adds_to_the_objective_s_variance():
     x = molecules(8)
     found = {}
