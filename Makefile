@@ -20,7 +20,7 @@ lab: $(VENV)/.done
 	$(BIN)/jupyter lab $(ROOT) notebooks
 
 test: lint
-	$(BIN)/python tests/chromium.py
+	$(BIN)/python tests/browsing.py
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.done

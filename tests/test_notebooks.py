@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import nbformat
 import numpy as np
 import pytest
-from chromium import HELP, find
+from browsing import HELP, NO_3DMOL, find
+from browsing import three_dmol as three_dmol_js
 from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_core.paths import jupyter_data_dir
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
@@ -92,10 +92,9 @@ def jupyter(tmp_path, monkeypatch, three_dmol):
 @pytest.fixture(scope="session")
 def three_dmol(tmp_path_factory):
     """A copy of 3Dmol.js, which the 3D views need: the user's, that of CANONKIT_3DMOL, or a fetched one."""
-    cached = Path(jupyter_data_dir()) / "labextensions" / "canonkit" / threedmol.FILE
-    content = cached.read_bytes() if cached.exists() else threedmol._named_file() or threedmol._fetched()
+    content = three_dmol_js()
     if content is None:
-        pytest.skip(f"no 3Dmol.js: {threedmol.HELP}")
+        pytest.skip(NO_3DMOL)
     path = tmp_path_factory.mktemp("3dmol") / threedmol.FILE
     path.write_bytes(content)
     return path
@@ -194,10 +193,10 @@ def browser(tmp_path):
         if is_outside(url):
             outside.append(url)
 
+    program = find()
+    if program is None:
+        pytest.skip(HELP)
     with sync_playwright() as playwright:
-        program = find(playwright)
-        if program is None:
-            pytest.skip(HELP)
         chromium = playwright.chromium.launch(
             executable_path=program,
             env=os.environ | own,
