@@ -1,5 +1,6 @@
 """The house: what is declared in several places agrees, importing is cheap, the command line does what it says."""
 
+import ast
 import json
 import re
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+import canonkit
+from canonkit.recipes import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 NO_DEPENDENCIES = ("escnn",)  # installed without its own: see Makefile
@@ -179,3 +183,23 @@ def test_notebooks_are_copied_once(tmp_path):
     (folder / "00_start_here.ipynb").write_text("my own")
     assert json.loads(canonkit("notebooks", folder, "--json").stdout)["copied"] == []
     assert (folder / "00_start_here.ipynb").read_text() == "my own"
+
+
+def test_the_face_is_the_same_for_people_editors_and_type_checkers():
+    tree = ast.parse(Path(canonkit.__file__).read_text())
+    (seen,) = [node for node in tree.body if isinstance(node, ast.If)]  # if TYPE_CHECKING
+    names = {alias.asname or alias.name for node in seen.body for alias in node.names}
+    assert names == set(canonkit.__all__) == {*canonkit._WHERE, "figures"}
+    assert names <= set(dir(canonkit))
+    assert (Path(canonkit.__file__).parent / "py.typed").exists()
+    for name in names:
+        assert getattr(canonkit, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        canonkit.trian
+
+
+def test_every_system_is_listed():
+    rows = {row[0]: row for row in canonkit.systems().rows}
+    assert rows.keys() == SYSTEMS.keys()
+    assert rows["CanonFlow-heavy"][1:] == ["QM9 without hydrogens", "flow", "Canon", "spectral"]
+    assert rows["CanonFlow-aug"][-1] == "turned at random"
