@@ -10,55 +10,119 @@ ck.evaluate(run.sample(100, steps=100))
 __version__ = "0.1.0"
 
 import importlib
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from canonkit import figures
+    from canonkit.canonicalizers import canonicalizer, certify
+    from canonkit.canonicalizers.pyg import Canonicalize
+    from canonkit.data.qm9 import load_qm9
+    from canonkit.data.rotmnist import load_rotmnist
+    from canonkit.figures import draw
+    from canonkit.formats import read, write
+    from canonkit.metrics import (
+        bond_orders,
+        evaluate,
+        pose_statistics,
+        properties,
+        stability,
+    )
+    from canonkit.model import OrbitModel
+    from canonkit.molecules import Molecules
+    from canonkit.queue import runs
+    from canonkit.recipes import (
+        load_run,
+        new_run_folder,
+        recipe,
+        systems,
+    )
+    from canonkit.recipes import (
+        train_recipe as train,
+    )
+    from canonkit.releases import load, pretrained
+    from canonkit.results import pose_table, table1, table2
+    from canonkit.widgets.explorer import explore
+    from canonkit.widgets.inspector import inspect_pose
+    from canonkit.widgets.view import show
+
+# Where each public name lives: loaded where it is first used, so that importing canonkit costs little.
 _WHERE = {
-    "Molecules": "canonkit.molecules",
-    "read": "canonkit.formats",
-    "write": "canonkit.formats",
-    "canonicalizer": "canonkit.canonicalizers",
-    "certify": "canonkit.canonicalizers",
-    "Canonicalize": "canonkit.canonicalizers.pyg",
-    "OrbitModel": "canonkit.model",
-    "load_qm9": "canonkit.data.qm9",
-    "load_rotmnist": "canonkit.data.rotmnist",
-    "recipe": "canonkit.recipes",
-    "load_run": "canonkit.recipes",
-    "runs": "canonkit.queue",
-    "load": "canonkit.releases",
-    "pretrained": "canonkit.releases",
-    "new_run_folder": "canonkit.recipes",
-    "stability": "canonkit.metrics",
-    "bond_orders": "canonkit.metrics",
-    "evaluate": "canonkit.metrics",
-    "pose_statistics": "canonkit.metrics",
-    "draw": "canonkit.figures",
-    "show": "canonkit.widgets.view",
-    "inspect_pose": "canonkit.widgets.inspector",
-    "explore": "canonkit.widgets.explorer",
-    "properties": "canonkit.metrics",
-    "table1": "canonkit.results",
-    "table2": "canonkit.results",
-    "pose_table": "canonkit.results",
+    "Molecules": ("canonkit.molecules", "Molecules"),
+    "read": ("canonkit.formats", "read"),
+    "write": ("canonkit.formats", "write"),
+    "canonicalizer": ("canonkit.canonicalizers", "canonicalizer"),
+    "certify": ("canonkit.canonicalizers", "certify"),
+    "Canonicalize": ("canonkit.canonicalizers.pyg", "Canonicalize"),
+    "OrbitModel": ("canonkit.model", "OrbitModel"),
+    "load_qm9": ("canonkit.data.qm9", "load_qm9"),
+    "load_rotmnist": ("canonkit.data.rotmnist", "load_rotmnist"),
+    "recipe": ("canonkit.recipes", "recipe"),
+    "load_run": ("canonkit.recipes", "load_run"),
+    "runs": ("canonkit.queue", "runs"),
+    "load": ("canonkit.releases", "load"),
+    "pretrained": ("canonkit.releases", "pretrained"),
+    "new_run_folder": ("canonkit.recipes", "new_run_folder"),
+    "stability": ("canonkit.metrics", "stability"),
+    "bond_orders": ("canonkit.metrics", "bond_orders"),
+    "evaluate": ("canonkit.metrics", "evaluate"),
+    "pose_statistics": ("canonkit.metrics", "pose_statistics"),
+    "draw": ("canonkit.figures", "draw"),
+    "show": ("canonkit.widgets.view", "show"),
+    "inspect_pose": ("canonkit.widgets.inspector", "inspect_pose"),
+    "explore": ("canonkit.widgets.explorer", "explore"),
+    "properties": ("canonkit.metrics", "properties"),
+    "table1": ("canonkit.results", "table1"),
+    "table2": ("canonkit.results", "table2"),
+    "pose_table": ("canonkit.results", "pose_table"),
+    "systems": ("canonkit.recipes", "systems"),
+    "train": ("canonkit.recipes", "train_recipe"),
 }
-__all__ = sorted([*_WHERE, "train"])
+__all__ = [
+    "Canonicalize",
+    "Molecules",
+    "OrbitModel",
+    "bond_orders",
+    "canonicalizer",
+    "certify",
+    "draw",
+    "evaluate",
+    "explore",
+    "figures",
+    "inspect_pose",
+    "load",
+    "load_qm9",
+    "load_rotmnist",
+    "load_run",
+    "new_run_folder",
+    "pose_statistics",
+    "pose_table",
+    "pretrained",
+    "properties",
+    "read",
+    "recipe",
+    "runs",
+    "show",
+    "stability",
+    "systems",
+    "table1",
+    "table2",
+    "train",
+    "write",
+]
 
 
 def __getattr__(name: str):
-    """Loads a public name where it is first used, so that importing canonkit costs little."""
-    if name == "train":
-        from canonkit.recipes import train_recipe
-
-        return train_recipe
     if name == "figures":
         return importlib.import_module("canonkit.figures")
-    if name in _WHERE:
-        if _WHERE[name].startswith("canonkit.widgets"):
-            from canonkit.extras import WIDGETS, require
+    if name not in _WHERE:
+        raise AttributeError(f"module 'canonkit' has no attribute {name!r}")
+    module, inner = _WHERE[name]
+    if module.startswith("canonkit.widgets"):
+        from canonkit.extras import WIDGETS, require
 
-            require(*WIDGETS)
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    raise AttributeError(f"module 'canonkit' has no attribute {name!r}")
+        require(*WIDGETS)
+    return getattr(importlib.import_module(module), inner)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})

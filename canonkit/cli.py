@@ -308,6 +308,15 @@ def evaluate(
     _print(result, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items()), as_json)
 
 
+@app.command(name="list")
+def list_(as_json: Json = False) -> None:
+    """What can be trained: every system with its data, process, network and canonicalizer."""
+    from canonkit.recipes import systems
+
+    found = systems()
+    _print([dict(zip(found.header, row, strict=True)) for row in found.rows], found, as_json)
+
+
 @app.command()
 def certify(
     name: Annotated[

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from canonkit.results import Table
+from canonkit.tables import Table
 from canonkit.training import is_finished, is_training, read_card, read_counters, read_log
 
 

@@ -38,6 +38,7 @@ from canonkit.processes import (
     Process,
     cosine_schedule,
 )
+from canonkit.tables import Table
 from canonkit.training import Settings, load_averaged, read_card, read_counters, read_log, train
 
 DATA = {"QM9": load_qm9, "RotMNIST": load_rotmnist}
@@ -247,6 +248,18 @@ class Recipe:
         made = AlignedPrior(self.longest) if prior == "aligned" else Gaussian()
         weights = self.settings.distance_weight or 0.0, self.settings.correction or 0.0
         return FlowMatching(space, made, coupling, *weights)
+
+
+def systems() -> Table:
+    """Every system that can be trained: what it learns, with which network and canonicalizer."""
+    rows = []
+    for name, system in SYSTEMS.items():
+        process = "diffusion" if system.flow is None else "flow"
+        poses = "turned at random" if system.augment else "-" if system.canonicalizer == "identity" else ""
+        what = system.data + (" without hydrogens" if system.hydrogens else "")
+        network = system.network + (f", {system.kernel}" if system.kernel else "")
+        rows.append([name, what, process, network, poses or system.canonicalizer])
+    return Table("Systems", ["name", "data", "process", "network", "canonicalizer"], rows, [])
 
 
 def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:

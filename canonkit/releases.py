@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from canonkit.files import replacing, sha256, weights_folder
 from canonkit.names import choose
 from canonkit.recipes import Recipe, Run
-from canonkit.results import Table
+from canonkit.tables import Table
 from canonkit.training import read_card
 
 FOLDER = Path(__file__).parent / "pretrained"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -30,7 +29,7 @@ from canonkit.metrics import (
 from canonkit.metrics.poses import PLANAR
 from canonkit.molecules import Molecules
 from canonkit.recipes import BY_RULE, Run
-from canonkit.tables import html_table, text_table
+from canonkit.tables import Table
 from canonkit.training import validate
 
 # NLL (nats), molecule stable, atom stable, valid, unique (%), as printed. None: the paper has no such row.
@@ -49,23 +48,6 @@ PUBLISHED_ROTMNIST = {
     "canon(p8)+UNet": ".0264",
     "canon(p16, fr)+UNet": ".0264",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a title and notes; prints as text, shows as HTML in a notebook."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str]
-
-    def __str__(self) -> str:
-        return "\n".join([self.title, text_table(self.header, self.rows), *self.notes])
-
-    def _repr_html_(self) -> str:
-        notes = "<br>".join(self.notes)
-        return f"<b>{self.title}</b>{html_table(self.header, self.rows)}<small>{notes}</small>"
 
 
 def evaluate_run(

@@ -1,7 +1,9 @@
 """Small tables that read well in a terminal and in a notebook."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from html import escape
 
 
@@ -21,6 +23,23 @@ def text_table(header: Sequence, rows: Sequence[Sequence]) -> str:
     widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a title and notes; prints as text, shows as HTML in a notebook."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, text_table(self.header, self.rows), *self.notes])
+
+    def _repr_html_(self) -> str:
+        notes = "<br>".join(map(escape, self.notes))
+        return f"<b>{escape(self.title)}</b>{html_table(self.header, self.rows)}<small>{notes}</small>"
 
 
 class Printed:

@@ -1,5 +1,6 @@
 """The house: what is declared in several places agrees, importing is cheap, the command line does what it says."""
 
+import ast
 import json
 import re
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+import canonkit as ck
+from canonkit.recipes import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 NO_DEPENDENCIES = ("escnn",)  # installed without its own: see Makefile
@@ -57,14 +61,6 @@ def test_importing_canonkit_loads_none_of_the_heavy_packages():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"rdkit", "escnn", "torch_geometric", "matplotlib", "IPython", "accelerate"} & set(loaded)
     assert "canonkit.molecules" in loaded
-
-
-def test_public_names_are_there():
-    import canonkit
-
-    assert all(getattr(canonkit, n) is not None for n in canonkit.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        canonkit.nothing  # noqa: B018
 
 
 def canonkit(*words, check=True):
@@ -180,3 +176,23 @@ def test_notebooks_are_copied_once(tmp_path):
     (folder / "00_start_here.ipynb").write_text("my own")
     assert json.loads(canonkit("notebooks", folder, "--json").stdout)["copied"] == []
     assert (folder / "00_start_here.ipynb").read_text() == "my own"
+
+
+def test_the_face_is_the_same_for_people_editors_and_type_checkers():
+    tree = ast.parse(Path(ck.__file__).read_text())
+    (seen,) = [node for node in tree.body if isinstance(node, ast.If)]  # if TYPE_CHECKING
+    names = {alias.asname or alias.name for node in seen.body for alias in node.names}
+    assert names == set(ck.__all__) == {*ck._WHERE, "figures"}
+    assert names <= set(dir(ck))
+    assert (Path(ck.__file__).parent / "py.typed").exists()
+    for name in names:
+        assert getattr(ck, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        ck.trian  # noqa: B018
+
+
+def test_every_system_is_listed():
+    rows = {row[0]: row for row in ck.systems().rows}
+    assert rows.keys() == SYSTEMS.keys()
+    assert rows["CanonFlow-heavy"][1:] == ["QM9 without hydrogens", "flow", "Canon", "spectral"]
+    assert rows["CanonFlow-aug"][-1] == "turned at random"
