@@ -150,7 +150,7 @@ def _assembled(graphs: list[_Graph], titles: Sequence[str], data: Sequence[dict]
             f"{flat} of {len(graphs)} molecules have 2D coordinates: make 3D ones first (RDKit's EmbedMolecule)",
             stacklevel=4,
         )
-    fields = dict(zip(_Graph._fields, zip(*graphs, strict=True), strict=True)) if graphs else {}
+    fields: dict = dict(zip(_Graph._fields, zip(*graphs, strict=True), strict=True)) if graphs else {}
     if not any(radicals.any() for radicals in fields.get("radicals", ())):
         fields["radicals"] = None
     positions, numbers = fields.pop("positions", ()), fields.pop("numbers", ())
@@ -478,7 +478,7 @@ def _plain_graphs(texts: list[str]) -> list[_Graph | None]:
     atoms = np.array("".join(m[3] for m in matches.values()).splitlines(), dtype="S34").view("S1").reshape(-1, 34)
     bonds = np.array("".join(m[4] for m in matches.values()).splitlines(), dtype="S9").view("S1").reshape(-1, 9)
 
-    def column(table: np.ndarray, start: int, stop: int, kind: type) -> np.ndarray:
+    def column(table: np.ndarray, start: int, stop: int, kind: type | str) -> np.ndarray:
         return np.ascontiguousarray(table[:, start:stop]).view(f"S{stop - start}")[:, 0].astype(kind)
 
     try:

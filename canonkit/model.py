@@ -31,6 +31,8 @@ class OrbitModel(nn.Module):
             as one atom each.
     """
 
+    size_counts: Tensor
+
     def __init__(self, canonicalizer: Canonicalizer, process: Process, network: nn.Module, size_counts: Tensor):
         super().__init__()
         self.canonicalizer, self.process, self.network = canonicalizer, process, network
@@ -82,7 +84,7 @@ class OrbitModel(nn.Module):
             memory = torch.cuda.mem_get_info(self.size_counts.device)[0] // 2
         batches = []
         while len(order):
-            count = max(1, memory // self.network.sampling_bytes(int(sizes[order[-1]])))
+            count = max(1, memory // int(self.network.sampling_bytes(int(sizes[order[-1]]))))
             batches.append(order[-count:])
             order = order[:-count]
         return batches[::-1]

@@ -139,9 +139,9 @@ class Molecules:
         mask = np.arange(sizes.max()) < sizes[:, None]
 
         def padded(rows: Sequence, *width: int) -> np.ndarray:
-            rows = np.concatenate([_array(row) for row in rows])
-            out = np.zeros((*mask.shape, *width), dtype=rows.dtype)
-            out[mask] = rows
+            flat = np.concatenate([_array(row) for row in rows])
+            out = np.zeros((*mask.shape, *width), dtype=flat.dtype)
+            out[mask] = flat
             return out
 
         z = padded(numbers)
@@ -176,13 +176,13 @@ class Molecules:
         Raises:
             ValueError: naming the molecule, for NaN or infinite coordinates, or atoms closer than 0.1 Å.
         """
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         self.check_finite()
         # One tree of all atoms, each molecule in a layer of its own: no table of all pairs.
         layer, atom = self.mask.nonzero().T.cpu().numpy()
         x = np.column_stack([self.positions[self.mask].detach().cpu().double().numpy(), layer])
-        tree = cKDTree(x, balanced_tree=False, compact_nodes=False)
+        tree = KDTree(x, balanced_tree=False, compact_nodes=False)
         nearest, which = tree.query(x, k=2, distance_upper_bound=CLOSEST)
         if len(close := np.flatnonzero(np.isfinite(nearest[:, 1]))):
             k = close[0]

@@ -121,6 +121,7 @@ def run_queue(path: str | Path, *, progress: bool = True) -> list[Job]:
             job.command(threads), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         running.append(process)
+        assert process.stderr is not None  # a pipe
         error = process.stderr.read()
         if process.wait():
             failures.append(f"{job.folder}: {error.strip().splitlines()[-1:] or process.returncode}")
@@ -134,7 +135,8 @@ def run_queue(path: str | Path, *, progress: bool = True) -> list[Job]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:
-                process.stdin.close()
+                if process.stdin is not None:
+                    process.stdin.close()
             raise
     if failures:
         raise ValueError("; ".join(failures))

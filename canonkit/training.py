@@ -257,8 +257,9 @@ def make_optimizers(
         if params := [p for p in part.parameters() if p.requires_grad and id(p) not in apart]:
             groups.append({"params": params, "lr": torch.tensor(lr, device=params[0].device) if capturable else lr})
     decay = settings.weight_decay
-    made = {"optimizer": torch.optim.AdamW(groups, amsgrad=True, weight_decay=decay, capturable=capturable)}
-    if matrices:
+    made: dict[str, torch.optim.Optimizer] = {}
+    made["optimizer"] = torch.optim.AdamW(groups, amsgrad=True, weight_decay=decay, capturable=capturable)
+    if settings.muon_lr is not None:
         made["muon"] = torch.optim.Muon(
             matrices, lr=settings.muon_lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
         )
@@ -272,7 +273,7 @@ def parameter_groups(optimizers: dict[str, torch.optim.Optimizer]) -> list[dict]
     return [group for optimizer in optimizers.values() for group in optimizer.param_groups]
 
 
-def _block_matrices(network: torch.nn.Module) -> list[Tensor]:
+def _block_matrices(network: torch.nn.Module) -> list[torch.nn.Parameter]:
     """The weight matrices of a network's blocks: what Muon, which makes updates orthogonal, is for."""
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"muon_lr needs torch 2.9 or newer, this is {torch.__version__}: leave it None")
@@ -399,7 +400,7 @@ def one_step(
     # Early on a shorter average, (1 + step) / (10 + step), so that a short run is not mostly its initial weights.
     decay = min(settings.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
-        torch._foreach_lerp_(list(state.ema.parameters()), list(state.model.parameters()), 1 - decay)
+        torch._foreach_lerp_(list(state.ema.parameters()), list(state.model.parameters()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for average, current in state.statistics:
             average.copy_(current)
     return {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}, "gradient_norm": norm}

@@ -124,7 +124,7 @@ class Case:
     def train_step(self, forward: Callable, inputs: tuple) -> None:
         self.optimizer.zero_grad()
         out = forward(*inputs)
-        sum(o.square().mean() for o in (out if isinstance(out, tuple) else (out,))).backward()
+        torch.stack([o.square().mean() for o in (out if isinstance(out, tuple) else (out,))]).sum().backward()
         self.optimizer.step()
 
     def reference(self, one: Tensor, two: Tensor, mask: Tensor):

@@ -143,8 +143,7 @@ def _stored(cache: Path, make) -> RotMNIST:
         found = tensors, store(cache, tensors, source=source, protocol="train / valid / test in order")
     tensors, about = found
     counts = SMALL_SPLIT if len(tensors["digits"]) == sum(SMALL_SPLIT.values()) else SPLIT
-    order = ("pixels", "digits", "angles")
-    return RotMNIST(*(tensors[k] for k in order), counts, about["source"], about["sha256"])
+    return RotMNIST(tensors["pixels"], tensors["digits"], tensors["angles"], counts, about["source"], about["sha256"])
 
 
 def _regenerate(pixels: np.ndarray, digits: np.ndarray, counts: dict[str, int], source: str):

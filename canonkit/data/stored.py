@@ -16,7 +16,7 @@ def content_hash(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().numpy())
+        digest.update(memoryview(tensors[name].contiguous().numpy()))
     return digest.hexdigest()
 
 
@@ -46,6 +46,6 @@ def store(path: Path, tensors: dict[str, Tensor], **about: str) -> dict[str, str
 def installed_files(package: str, pattern: str) -> list[Path]:
     """Files of an installed package that match, which need not be importable; none where it is not installed."""
     try:
-        return [f.locate() for f in metadata.files(package) or () if f.match(pattern)]
+        return [Path(f.locate()) for f in metadata.files(package) or () if f.match(pattern)]
     except metadata.PackageNotFoundError:
         return []

@@ -98,7 +98,7 @@ def draw(
             ax.text(*(place + x[k, :2]), k + 1, fontsize=5, ha="center", va="center_baseline", zorder=3, color=ink)
         if axes and (b == 0 or not overlay):
             _draw_axes(ax, place, reach, points)
-        if line:
+        if captions and line:
             ax.text(*(place + [0, -reach]), captions[b], ha="center", va="top", fontsize=8, parse_math=False)
     shapes.sort(key=lambda shape: shape[0])  # far ones first
     _, polygons, faces, edges, widths = zip(*shapes, strict=True)

@@ -146,8 +146,7 @@ def _panels(names: list[str], extent: float, columns: int, size: float):
 
 def _outline(ax, region: Tensor, extent: float) -> None:
     side = np.linspace(-extent, extent, len(region))
-    region = np.asarray(region, dtype=float)
-    ax.contourf(side, side, region, levels=(0.5, 1.5), colors=[RED], alpha=0.08)
+    ax.contourf(side, side, np.asarray(region, dtype=float), levels=(0.5, 1.5), colors=[RED], alpha=0.08)
     ax.contour(side, side, region, levels=(0.5,), colors=[RED], linewidths=1)
 
 

@@ -82,7 +82,7 @@ def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
 
 def velocity_curves(variances: Mapping[str, Tensor], times: Sequence[float]) -> Figure:
     """What a flow's velocity leaves open (`canonkit.metrics.velocity_variance`) against time, by name."""
-    curves = {name: (times, variance.cpu()) for name, variance in variances.items()}
+    curves = {name: (times, variance.tolist()) for name, variance in variances.items()}
     return _curves(curves, 6.4, xlabel="t: 0 noise, 1 data", ylabel="Å² per coordinate", xlim=(0, 1))
 
 

@@ -12,6 +12,7 @@ small a distance can be, measure it between two parts of the data as well.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def _total_variation(a: Counter, b: Counter) -> float:
     return 0.5 * sum(abs(a[k] / p - b[k] / q) for k in a.keys() | b.keys())
 
 
-def _statistics(x: Molecules) -> dict[str, Counter | dict]:
+def _statistics(x: Molecules) -> dict[str, Any]:
     x = x.to("cpu")
     names = np.array(x.elements)[x.types.numpy()]
     rings: Counter = Counter()

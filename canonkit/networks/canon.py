@@ -91,7 +91,7 @@ class Canon(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of {heads} heads")
-        self.width = width
+        self.width, self.heads = width, heads
         self.atoms = nn.Linear(features, width)
         self.order = nn.Linear(ORDER, width, bias=False) if ordered else None
         self.time = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
@@ -114,7 +114,7 @@ class Canon(nn.Module):
 
     def sampling_bytes(self, atoms: int) -> int:
         """An upper estimate of the memory that one molecule needs in an evaluation."""
-        channels, heads = self.pairs.out_features, self.blocks[0].heads
+        channels, heads = self.pairs.out_features, self.heads
         return 4 * (atoms**2 * (DISTANCES + 5 * channels + 4 * heads) + 16 * atoms * self.width)
 
     def _pairs(self, z: Tensor, e: Tensor, bonds: Tensor | None) -> Tensor:

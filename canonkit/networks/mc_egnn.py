@@ -39,8 +39,9 @@ class MCLayer(nn.Module):
     def __init__(self, width: int, channels: int):
         super().__init__()
         self.message = PairMLP(width, channels)
-        self.mix = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, channels * channels, bias=False))
-        nn.init.xavier_uniform_(self.mix[-1].weight, gain=1e-3)
+        first, last = nn.Linear(width, width), nn.Linear(width, channels * channels, bias=False)
+        self.mix = nn.Sequential(first, nn.SiLU(), last)
+        nn.init.xavier_uniform_(last.weight, gain=1e-3)
         self.node = MLP2(3 * width, width)
 
     def forward(self, h: Tensor, h0: Tensor, X: Tensor, near: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:

@@ -90,8 +90,8 @@ class UNet(nn.Module):
             if level:
                 self.up.append(nn.Conv2d(now, now, 3, padding=1))
         self.norm, self.output = nn.GroupNorm(GROUPS, now), nn.Conv2d(now, channels, 3, padding=1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        for parameter in self.output.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
         """eps_hat (B, C, H, W) for images z of that shape at times t (B,) in [0, 1]; images have no mask."""

@@ -84,9 +84,9 @@ class Diffusion(Process):
     def _alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         key = like.device, like.dtype
         if key not in self._tables:  # where the data is, so that looking t up does not wait for the device
-            self._tables[key] = tuple(torch.sigmoid(s * self.gamma).sqrt().to(*key) for s in (-1, 1))
-        shape = (-1, *[1] * (like.ndim - 1))
-        return tuple(table[t.to(like.device)].view(shape) for table in self._tables[key])
+            self._tables[key] = torch.sigmoid(-self.gamma).sqrt().to(*key), torch.sigmoid(self.gamma).sqrt().to(*key)
+        shape, (alpha, sigma) = (-1, *[1] * (like.ndim - 1)), self._tables[key]
+        return alpha[t.to(like.device)].view(shape), sigma[t.to(like.device)].view(shape)
 
     def _predict(self, network: Network, z: Tensor, t: Tensor, mask: Tensor | None) -> Tensor:
         return self.space.project(network(z, (t / self.T).to(z.device), mask).to(z.dtype), mask)

@@ -41,6 +41,9 @@ class AlignedPrior(nn.Module):
         longest: atoms of the longest molecule.
     """
 
+    mean: Tensor
+    sd: Tensor
+
     def __init__(self, longest: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(longest + 1, longest, 3))

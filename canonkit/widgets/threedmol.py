@@ -77,7 +77,8 @@ def _packed_by_npm() -> bytes | None:
         try:
             subprocess.run(command, cwd=folder, capture_output=True, timeout=3 * TIMEOUT, check=True)
             with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
-                return archive.extractfile(f"package/build/{FILE}").read()
+                file = archive.extractfile(f"package/build/{FILE}")
+                return None if file is None else file.read()
         except (OSError, subprocess.SubprocessError, StopIteration, KeyError, tarfile.TarError):
             return None
 
