@@ -143,6 +143,7 @@ def train(
     from canonkit.queue import run_queue, stop_when_stdin_closes
     from canonkit.queue import runs as look
     from canonkit.recipes import train_recipe
+    from canonkit.training import Settings
 
     if queue is not None:
         jobs = run_queue(queue, progress=not as_json)
@@ -163,6 +164,9 @@ def train(
     if minutes is None and steps is None:
         minutes = 10.0
     changes = {"seed": seed} | dict(_setting(s) for s in set_ or ())
+    for name, value in changes.items():
+        if isinstance(value, str) and not isinstance(getattr(Settings(), name, ""), str):
+            raise ValueError(f"--set {name}={value}: {value!r} is not a number")
     run = train_recipe(
         recipe,
         out,

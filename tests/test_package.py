@@ -142,6 +142,7 @@ def test_evaluate_reads_npz_with_numbers_and_positions(tmp_path):
         (["data", "qm8"], "did you mean 'qm9'"),
         (["train", "CanonFlw", "--out", "x"], "did you mean 'CanonFlow'"),
         (["train", "GDM", "--out", "x", "--set", "batch=3"], "did you mean 'batch_size'"),
+        (["train", "GDM", "--out", "x", "--set", "lr=fast"], "'fast' is not a number"),
         (["train", "GDM", "--out", "x", "--minutes", "-1"], "give more than 0"),
         (["train", "GDM", "--out", "x", "--steps", "0"], "give 1 or more"),
         (["train", "GDM", "--out", "x", "--device", "gpu"], "there is no device 'gpu' here"),

@@ -7,7 +7,8 @@ once more:                                c(c(x)) = c(x)
 mirror image m x:                         handed if c(m x) != c(x) for every molecule that is not planar
 noise e of 0.01 Å:                        a jump if h(x + e) and h(x) differ by more than 30 degrees
 
-A slice of SO(3) cannot be continuous everywhere, so some jumps are inevitable; how many is a property worth knowing.
+A slice of SO(3) cannot be continuous everywhere, so some jumps cannot be avoided; the certificate says how many there
+are.
 
 For images and g_k in C_K:  it follows if h(g_k x) = g_k h(x), so that c(x) returns to itself up to interpolation,
                             whose own error is |g_k^-1 g_k x - x|; quarter turns need none.
@@ -126,8 +127,8 @@ def certify(
 
     Args:
         system: a canonicalizer of molecules or images; or a denoiser of molecules, for which see
-            `certify_law`. Tried in eval mode and in `dtype`; left as it was.
-        data: where to try it.
+            `certify_law`. A copy is tested, in eval mode and in `dtype`.
+        data: samples to test it on.
         draws: random group elements per sample, by default 2; for a denoiser outputs on either side, by default 128.
         dtype: in float64 rounding is small, so that what is left is an error of the method.
         seed: of the group elements and noise.

@@ -1,4 +1,5 @@
-r"""The learned canonicalizer of molecules (Sareen et al. 2024): a multi-channel EGNN gives two vectors, they a frame.
+r"""The learned canonicalizer of molecules (Sareen et al. 2024): a multi-channel EGNN gives two vectors, and these make
+a frame.
 
     X_i, h_i = MC-EGNN(x, types),   V_k = (1/n) sum_i sum_c w_ikc X_ic,  k = 1, 2,   h(x) = Gram-Schmidt(V_1, V_2).
 
@@ -25,7 +26,7 @@ class Frame(Canonicalizer):
         width, layers: of the network (published: 64, 9).
         channels: vector channels m.
         elements: the elements that it knows.
-        frozen: keep the random weights: no parameter asks for a gradient, whatever the optimiser is given.
+        frozen: keep the random weights; no parameter is trained.
     """
 
     def __init__(

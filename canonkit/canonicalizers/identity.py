@@ -1,4 +1,4 @@
-"""No canonicalization of rotations: the control. Molecules are centred and keep the pose they came in, images too."""
+"""No canonicalization of rotations: the control. Molecules are centred and keep their pose; images keep theirs."""
 
 import torch
 from torch import Tensor

@@ -8,9 +8,9 @@ Two networks give such activations:
     Copies   a_k(x) = s(g_k^-1 x): a plain CNN s scores the K rotated copies (Mondal et al. 2023)
 
 Training goes straight through the argmax, angle = sum_k w_k 360 k / K with w = onehot + soft - stopgrad(soft) and
-soft = softmax(a), and through the rotation. Pixels are a square grid, so what the group theory promises holds exactly
-for quarter turns and up to interpolation for the others. Corners outside the inscribed circle are cut off: no turn
-keeps them. `Arbitrary` is the control: it has the smoothing of interpolation without alignment.
+soft = softmax(a), and through the rotation. Pixels are a square grid, so equivariance is exact for quarter turns, and
+holds up to interpolation for the others. Corners outside the inscribed circle are cut off: no turn keeps them.
+`Arbitrary` is the control: it has the smoothing of interpolation without alignment.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ImageCanonicalizer(Canonicalizer):
 
     Args:
         order: K.
-        frozen: keep the random weights, in eval mode: no parameter asks for a gradient.
+        frozen: keep the random weights, in eval mode; no parameter is trained.
     """
 
     fast_dtype: torch.dtype | None = None  # for training; poses are always decided in float32 when evaluating
@@ -160,7 +160,7 @@ def steerable_bases(order: int, kernel: int) -> tuple[Tensor, Tensor]:
 
 
 class Arbitrary(ImageCanonicalizer):
-    """No canonicalizer but a control: every image gets some element of C_K that has nothing to do with its pose.
+    """A control, not a canonicalizer: every image gets an element of C_K that has nothing to do with its pose.
 
     Its images went through the same interpolation as canonical images. This makes them smoother and easier to denoise,
     but they are not aligned.

@@ -3,8 +3,8 @@ r"""Principal axes, with signs from third moments.
     S = sum_i m_i x_i x_i^T / sum_i m_i = V diag(s) V^T,   s_1 >= s_2 >= s_3,   m_i atomic numbers,
     sign of v_k:  s.t. sum_i m_i (x_i . v_k)^3 > 0  for the two axes whose moment is largest; det [v1 v2 v3] = +1.
 
-Any two signs and the determinant fix the frame, so a planar molecule (no third moment across the plane) is not
-ambiguous for being planar. The long axis becomes x, a planar molecule lies in xy. Nothing is learned.
+Two signs and the determinant determine the frame, so a planar molecule (whose third moment across the plane is zero)
+need not be ambiguous. The long axis becomes x, and a planar molecule lies in the xy plane. Nothing is learned.
 """
 
 import torch

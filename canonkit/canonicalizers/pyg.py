@@ -19,7 +19,7 @@ from canonkit.molecules import ELEMENTS, Molecules
 
 
 class Canonicalize:
-    """Puts the molecule of a `Data`, or every molecule of a `Batch`, into its canonical pose; returns a shallow copy.
+    """Brings the molecule of a `Data`, or every molecule of a `Batch`, into its canonical pose; returns a shallow copy.
 
     Adds `g` (B, 3, 3), the h(x) that was undone, and `ambiguous` (B,) bool; B is 1 for a `Data`. Transform each
     `Data` before it is batched, as a data set does, if the batch is to be taken apart again: `to_data_list` knows only
