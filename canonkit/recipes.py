@@ -246,8 +246,9 @@ class Recipe:
     def _flow(self, prior: str, coupling: bool, graphs: bool = False, self_conditioning: bool = False) -> FlowMatching:
         space = MaskedMoleculeSpace(HEAVY if self.heavy else ELEMENTS, self.longest, graphs, self_conditioning)
         made = AlignedPrior(self.longest) if prior == "aligned" else Gaussian()
-        weights = self.settings.distance_weight or 0.0, self.settings.correction or 0.0
-        return FlowMatching(space, made, coupling, *weights)
+        s = self.settings
+        options = {"correction": s.correction or 0.0, "unrolled": bool(s.unrolled)}
+        return FlowMatching(space, made, coupling, s.distance_weight or 0.0, **options)
 
 
 def systems() -> Table:

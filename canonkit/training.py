@@ -53,6 +53,7 @@ class Settings:
         augment: act with a random element of the symmetry group on every training sample.
         distance_weight: of flow's loss of distances between near atoms.
         correction: largest standard deviation, in Å, of what flow pushes atoms by in training; 0 for none.
+        unrolled: whether a flow trains on steps of its own, for few steps in sampling.
         precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
         seed: of initial weights, order and noise.
         log_every, validate_every, sample_every: in steps, and when the budget is spent; 0 for never.
@@ -72,6 +73,7 @@ class Settings:
     augment: bool = False
     distance_weight: float | None = None
     correction: float | None = None
+    unrolled: bool | None = None
     precision: str = "auto"
     seed: int = 0
     log_every: int = 20

@@ -267,6 +267,36 @@ def test_self_correction_pushes_some_late_atoms_and_changes_no_other_draw(graphs
     assert float(b.push[late][moved[late]].std()) < 0.2
 
 
+def test_an_unrolled_step_goes_from_an_earlier_time_by_the_network_s_own_prediction(graphs):
+    space, seen = MaskedMoleculeSpace(ELEMENTS, graphs=True, self_conditioning=True), []
+    process = FlowMatching(space, Gaussian(), unrolled=True)
+    draws = [process.draw(graphs, torch.Generator().manual_seed(k)) for k in range(20)]
+    assert {d.earlier is not None for d in draws} == {True, False}
+    draw = next(d for d in draws if d.earlier is not None)
+    assert draw.twice
+    assert (draw.earlier < draw.t).all()
+    assert (1 - draw.earlier <= 3 * (1 - draw.t) + 1e-6).all()
+    constant = torch.ones(3) * graphs.mask[..., None]
+    constant = space.project(
+        constant + torch.arange(graphs.mask.shape[1])[:, None] * graphs.mask[..., None], graphs.mask
+    )
+
+    def network(z_t, t, mask, bonds):
+        seen.append((z_t, t))
+        return torch.cat([constant, torch.zeros(*z_t.shape[:2], z_t.shape[2] - 3)], -1), torch.zeros(*bonds.shape, 5)
+
+    process.loss(network, graphs, draw)
+    (before, s), (after, t) = seen
+    assert s.equal(draw.earlier)
+    assert t.equal(draw.t)
+    share = ((t - s) / (1 - s))[:, None, None]
+    expected = before[..., :3] + share * (constant - before[..., :3])
+    assert (after[..., :3] - expected).abs().max() < 1e-5
+    guess = slice(space.plain, space.plain + 3)
+    assert not before[..., guess].any()
+    assert (after[..., guess] - constant).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("distances", [True, False])
 def test_pairs_are_linear_in_coordinates_unless_they_see_distances(distances, monkeypatch):
     monkeypatch.setattr("canonkit.networks.canon.silu", lambda x: x)

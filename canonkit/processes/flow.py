@@ -13,6 +13,8 @@ r"""Flow matching of molecules and molecular graphs: a straight way for position
                for half of the batches, what it predicts without
     self-correction: in training, half the atoms of half of the molecules are pushed from x_t at t > 1/4, so that the
                network learns to mend its own mistakes (as FlowMol3, Dunn and Koes 2025)
+    unrolled:  where the network is asked twice, it may be asked first at an earlier time and move to x_t by itself, as
+               in sampling: training for few steps
     coupling:  among molecules of one size in a batch, x_0 are dealt out so that sum |x_0 - x_1|^2 is least; nothing is
                turned or permuted within a molecule
 
@@ -37,6 +39,7 @@ from canonkit.processes.spaces import MoleculeSpace
 POSITIONS, KINDS, BONDS = 1.0, 0.2, 0.5  # weights of the loss
 NEAR = 2.7  # Å; pairs whose distances have a loss of their own
 CORRECTED_FROM = 0.25  # the time from which atoms are pushed
+LONGEST_STEP = 2.0  # an unrolled step begins with at most three times the way that is left at its end
 STEPS = 100  # network evaluations where nothing else is said
 
 
@@ -114,6 +117,7 @@ class FlowDraw:
         v: the same for pairs, symmetric, (B, N, N), of graphs.
         twice: whether the network is asked twice, the second time with its first guess.
         push: what is added to x_t in Å, (B, N, 3).
+        earlier: times (B,), before t, from which the network moves to x_t by itself.
     """
 
     t: Tensor
@@ -122,10 +126,11 @@ class FlowDraw:
     v: Tensor | None = None
     twice: bool = False
     push: Tensor | None = None
+    earlier: Tensor | None = None
 
     def __getitem__(self, rows) -> FlowDraw:
-        v, push = (None if x is None else x[rows] for x in (self.v, self.push))
-        return FlowDraw(self.t[rows], self.start[rows], self.u[rows], v, self.twice, push)
+        v, push, earlier = (None if x is None else x[rows] for x in (self.v, self.push, self.earlier))
+        return FlowDraw(self.t[rows], self.start[rows], self.u[rows], v, self.twice, push, earlier)
 
 
 def _pairs(mask: Tensor) -> Tensor:
@@ -148,6 +153,7 @@ class FlowMatching(Process):
         coupling: deal x_0 out by optimal transport.
         distance_weight: w_d of the loss of distances.
         correction: largest standard deviation of a push in Å; 0 for none.
+        unrolled: train on steps of the network's own.
     """
 
     def __init__(
@@ -157,10 +163,11 @@ class FlowMatching(Process):
         coupling: bool = False,
         distance_weight: float = 0.0,
         correction: float = 0.0,
+        unrolled: bool = False,
     ):
         super().__init__(space, default=STEPS)
         self.prior, self.coupling = prior, coupling
-        self.distance_weight, self.correction = distance_weight, correction
+        self.distance_weight, self.correction, self.unrolled = distance_weight, correction, unrolled
 
     def fit(self, canonical: Molecules) -> None:
         """Fits the prior."""
@@ -191,24 +198,41 @@ class FlowMatching(Process):
             pushed = (uniform(B, 1) < 0.5) & (uniform(B, N) < 0.5) & (t > CORRECTED_FROM)[:, None]
             sd = self.correction * uniform(B, 1) * pushed
             push = sd[..., None] * self.space.noise(z[..., :3], mask, generator)
-        return FlowDraw(t, start, u, v, twice, push)
+        earlier = None
+        if self.unrolled and twice:
+            earlier = (1 - (1 - t) * (1 + LONGEST_STEP * uniform(B))).clamp(min=0)
+        return FlowDraw(t, start, u, v, twice, push, earlier)
 
     def loss(self, network: Network, x: Molecules, draw: FlowDraw | None = None) -> Loss:
         """The training loss of a batch; `x` is taken as it is (canonicalize it before)."""
         draw = draw or self.draw(x)
         z, mask = self.space.encode(x)
-        t, kinds = draw.t[:, None, None], self.space.kinds_of(x)
-        hidden = x.mask & (draw.u >= draw.t[:, None])
-        x_t = (1 - t) * draw.start + t * z[..., :3]
+        kinds = self.space.kinds_of(x)
+
+        def known(time: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+            """Kinds and bonds as they are known then, and where they are not."""
+            hidden, bonds, unseen = x.mask & (draw.u >= time[:, None]), None, None
+            if self.space.graphs:
+                unseen = _pairs(x.mask) & (draw.v >= time[:, None, None])
+                bonds = torch.where(unseen, self.space.ORDERS, x.bonds.long())
+            return torch.where(hidden, self.space.kinds, kinds), bonds, hidden, unseen
+
+        def between(time: Tensor) -> Tensor:
+            s = time[:, None, None]
+            return (1 - s) * draw.start + s * z[..., :3]
+
+        x_t, guess = between(draw.t), None
+        if draw.earlier is not None:
+            with torch.no_grad():
+                before = between(draw.earlier)
+                places, logits, _ = self._predict(network, before, *known(draw.earlier)[:2], draw.earlier, mask)
+                share = ((draw.t - draw.earlier) / (1 - draw.earlier).clamp(min=1e-6))[:, None, None]
+                x_t, guess = before + share * (places - before), _guess(places, logits)
         if draw.push is not None:
             x_t = self.space.project(x_t + draw.push, mask)
-        bonds, unseen = None, None
-        if self.space.graphs:
-            unseen = _pairs(x.mask) & (draw.v >= t)
-            bonds = torch.where(unseen, self.space.ORDERS, x.bonds.long())
-        state = network, x_t, torch.where(hidden, self.space.kinds, kinds), bonds, draw.t, mask
-        guess = None
-        if draw.twice:
+        *seen, hidden, unseen = known(draw.t)
+        state = network, x_t, *seen, draw.t, mask
+        if draw.twice and guess is None:
             with torch.no_grad():
                 guess = _guess(*self._predict(*state)[:2])
         places, logits, pair_logits = self._predict(*state, guess)
@@ -217,7 +241,7 @@ class FlowMatching(Process):
         if self.space.graphs:
             terms["bonds"] = BONDS * masked_cross_entropy(pair_logits, x.bonds.long(), unseen)
         if self.distance_weight:
-            terms["distances"] = self.distance_weight * _distance_error(places, x, t.square())
+            terms["distances"] = self.distance_weight * _distance_error(places, x, draw.t[:, None, None].square())
         return Loss(sum(terms.values()), terms)
 
     def _predict(
