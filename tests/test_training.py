@@ -32,7 +32,12 @@ def small_model(qm9, canonicalizer="frame"):
 
 
 def small_train(qm9, out, steps=20, model=None, **options):
-    options = {"progress": False, "device": "cpu", "settings": SMALL} | options
+    options = {
+        "progress": False,
+        "device": "cpu",
+        "settings": SMALL,
+        "measure": recipes.recipe("GDM").measure,
+    } | options
     settings = options.pop("settings")
     model = model or small_model(qm9)
     return train(model, qm9.part("train")[:200], qm9.part("valid")[:32], settings, out, steps=steps, **options)
@@ -122,12 +127,7 @@ def test_a_truncated_checkpoint_is_noticed_and_the_one_before_it_used(qm9, tmp_p
 
 def test_logs_hold_loss_terms_validation_and_stability(qm9, tmp_path):
     seen = []
-    small_train(
-        qm9,
-        tmp_path,
-        measure=recipes.recipe("canon+GDM").measure,
-        monitor=lambda entries: seen.append(len(entries)),
-    )
+    small_train(qm9, tmp_path, monitor=lambda entries: seen.append(len(entries)))
     log = read_log(tmp_path)
     kinds = [e["kind"] for e in log]
     assert (kinds.count("train"), kinds.count("valid"), kinds.count("sample")) == (4, 2, 1)
@@ -275,14 +275,14 @@ def test_interrupted_sampling_keeps_what_is_done(qm9):
         if len(calls) > 4:
             raise KeyboardInterrupt
 
-    whole = model.sample(sizes=sizes, steps=2, seed=0, batch_size=2)
+    whole = model.sample(sizes=sizes, steps=3, seed=0, batch_size=2)
     model.network.register_forward_pre_hook(interrupt)
     with pytest.warns(UserWarning, match="2 of 4 samples are done"):
-        part = model.sample(sizes=sizes, steps=2, seed=0, batch_size=2)
+        part = model.sample(sizes=sizes, steps=3, seed=0, batch_size=2)
     assert part.sizes.tolist() == [3, 5]
     assert part.positions.equal(whole[[1, 3]].trim().positions)
     with pytest.raises(KeyboardInterrupt):
-        model.sample(sizes=sizes, steps=2)
+        model.sample(sizes=sizes, steps=3)
 
 
 def test_randomized_samples_are_the_canonical_ones_turned_and_reordered(qm9):

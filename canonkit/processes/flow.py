@@ -279,6 +279,7 @@ class FlowMatching(Process):
         power: float = 2.0,
         temperature: float = 1.0,
         choice_temperature: float = 0.5,
+        kinds_choice_temperature: float | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Molecules:
         """Molecules of the given sizes (B,).
@@ -295,10 +296,14 @@ class FlowMatching(Process):
             choice_temperature: of which draws are kept, those with the largest log p + choice_temperature (1 - t) g,
                 g ~ Gumbel. Infinite leaves it to chance, whose law in many small steps is the model's; 0.5 prefers
                 what is likely and makes far more right molecules. (MaskGIT, Chang et al. 2022.)
+            kinds_choice_temperature: the same for kinds where it is another one than for bonds.
             on_step: called as on_step(evaluations left, x_t).
         """
         steps = self.evaluations(steps)
-        for name, value in (("power", power), ("temperature", temperature), ("choice_temperature", choice_temperature)):
+        if kinds_choice_temperature is None:
+            kinds_choice_temperature = choice_temperature
+        positive = {"power": power, "temperature": temperature, "choice_temperature": choice_temperature}
+        for name, value in (positive | {"kinds_choice_temperature": kinds_choice_temperature}).items():
             if not value > 0:
                 raise ValueError(f"{name} {value} is not above 0")
         z, mask = self.space.blank(sizes)
@@ -327,9 +332,10 @@ class FlowMatching(Process):
                 moved = x + 0.5 * (s - t) * (v + velocity(moved, s)[0])
                 left -= 1
             x = moved
-            how = temperature, choice_temperature, generator
+            how = temperature, kinds_choice_temperature, generator
             kinds = unmask(kinds, self.space.kinds, real, s, logits, *how)
             if bonds is not None:
+                how = temperature, choice_temperature, generator
                 bonds = _symmetric(unmask(bonds, self.space.ORDERS, upper, s, pair_logits, *how))
             if on_step is not None:
                 on_step(left, x)
