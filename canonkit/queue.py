@@ -18,9 +18,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,6 +110,8 @@ def run_queue(path: str | Path, *, progress: bool = True) -> list[Job]:
     Raises:
         ValueError: a run failed, with the last line that it wrote; the others are worked off first.
     """
+    from tqdm.auto import tqdm
+
     jobs, at_once = read_queue(path)
     threads = max(1, (os.cpu_count() or 1) // at_once)
     failures = []
@@ -115,16 +119,21 @@ def run_queue(path: str | Path, *, progress: bool = True) -> list[Job]:
     def work(job: Job) -> None:
         if job.finished():
             return
-        if progress:
-            print(f"training {job.folder}", file=sys.stderr)
-        process = subprocess.Popen(
-            job.command(threads), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        running.append(process)
-        assert process.stderr is not None  # a pipe
-        error = process.stderr.read()
-        if process.wait():
-            failures.append(f"{job.folder}: {error.strip().splitlines()[-1:] or process.returncode}")
+        by, total = ("step", job.steps) if job.steps else ("seconds", 60 * (job.minutes or 0))
+        with tempfile.TemporaryFile("w+") as errors, tqdm(total=total, unit=by, disable=not progress) as bar:
+            bar.set_description_str(job.folder.name)
+            process = subprocess.Popen(
+                job.command(threads), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True
+            )
+            running.append(process)
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(1)
+                log = read_log(job.folder)
+                bar.update(min(total, log[-1][by] if log else 0) - bar.n)
+            if process.returncode:
+                errors.seek(0)
+                failures.append(f"{job.folder}: {errors.read().strip().splitlines()[-1:] or process.returncode}")
 
     running: list[subprocess.Popen] = []
     with ThreadPoolExecutor(at_once) as pool:

@@ -659,6 +659,7 @@ def train(
         return state.ema
 
 
+MEASURED = ("log_every", "validate_every", "sample_every", "samples", "sample_steps")  # settings that train nothing
 RENAMED = {"guessing": "self_conditioning"}
 
 
@@ -675,17 +676,26 @@ def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool,
         if not resume:
             raise FileExistsError(f"{out} holds a run: continue it with resume (--resume) or choose another folder")
         card = read_card(path)
-        for key, value in json.loads(json.dumps(about)).items():
-            if _told(card.get(key)) != _told(value):
-                raise ValueError(f"{path} was started with {key} = {card.get(key)}, not {value}: use another folder")
+        if differences := _differences(card, json.loads(json.dumps(about))):
+            raise ValueError(f"{path} was started with {'; '.join(differences)}: use another folder")
+        card["settings"] |= {name: about["settings"][name] for name in MEASURED}
     if main:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(card | {"budget": budget}, indent=1))
 
 
-def _told(value):
-    """Without the None entries of a dict: a setting that came after a run was begun was at its default, None."""
-    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+def _differences(card: dict, about: dict) -> list[str]:
+    """What is not as the card says, by name; how training is measured may change.
+
+    A setting that came after a run was begun was at its default, None.
+    """
+    found = []
+    for key, value in about.items():
+        old, new = (x if isinstance(x, dict) else {"": x} for x in (card.get(key), value))
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name) and not (key == "settings" and name in MEASURED):
+                found.append(f"{f'{key} {name}'.strip()} = {old.get(name)}, not {new.get(name)}")
+    return found
 
 
 def _announce(

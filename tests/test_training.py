@@ -285,6 +285,15 @@ def test_interrupted_sampling_keeps_what_is_done(qm9):
         model.sample(sizes=sizes, steps=3)
 
 
+def test_what_is_only_measured_may_change_when_a_run_goes_on(qm9, tmp_path):
+    small_train(qm9, tmp_path / "whole", steps=10)
+    small_train(qm9, tmp_path / "cut", steps=5)
+    measured = replace(SMALL, log_every=1, validate_every=0, sample_every=2, samples=2, sample_steps=3)
+    small_train(qm9, tmp_path / "cut", steps=10, resume=True, settings=measured)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    assert json.loads((tmp_path / "cut" / "run.json").read_text())["settings"]["sample_every"] == 2
+
+
 def test_randomized_samples_are_the_canonical_ones_turned_and_reordered(qm9):
     model = small_model(qm9)
     canonical, turned = (model.sample(3, 3, seed=1, randomize=r) for r in (False, True))
@@ -302,8 +311,10 @@ def test_bad_requests_are_refused_with_a_remedy(qm9, tmp_path):
     small_train(qm9, tmp_path, steps=2)
     with pytest.raises(FileExistsError, match="--resume"):
         small_train(qm9, tmp_path)
-    with pytest.raises(ValueError, match="started with settings"):
-        small_train(qm9, tmp_path, settings=Settings(), resume=True)
+    with pytest.raises(
+        ValueError, match=r"run\.json was started with settings lr = 0\.001, not 0\.002: use another folder"
+    ):
+        small_train(qm9, tmp_path, settings=replace(SMALL, lr=2e-3, samples=9), resume=True)
     with pytest.raises(ValueError, match="'GMD': did you mean 'GDM'"):
         recipes.recipe("GMD")
     with pytest.raises(ValueError, match="'learning_rate'"):
