@@ -557,6 +557,7 @@ def train(
 
     if minutes is None and steps is None:
         raise ValueError("give a budget: minutes or steps")
+    began = time.monotonic()
     out = Path(out)
     accelerator = None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -588,7 +589,7 @@ def train(
             net = accelerator.prepare_model(model)
         elif progress:
             cost = measure_cost(state, data, batches, settings, canonical=canonical)
-            _announce(cost, state, minutes, steps, len(batches), device, fast)
+            _announce(cost, state, minutes, steps, len(batches), device, fast, time.monotonic() - began)
 
         if main:
             with replacing(out / "log.jsonl") as temporary:
@@ -645,13 +646,16 @@ def train(
                     log("train", means)
                     bar.set_postfix_str(f"step {state.step}, loss {means['loss']:.4f}", refresh=False)
                 if due(settings.validate_every):
+                    bar.set_description_str("measuring the loss")
                     log("valid", validate(state.ema, valid[:1024]))
                 if measure is not None and due(settings.sample_every):
+                    bar.set_description_str(f"measuring {settings.samples} samples")
                     found = measure(state.ema.sample(settings.samples, settings.sample_steps, seed=0))
                     log("sample", found | {"samples": settings.samples, "steps": settings.sample_steps})
                 if main and now - saved > checkpoint_seconds:
                     state.save(checkpoint)
                     saved = time.monotonic()
+                bar.set_description_str("training", refresh=False)
                 clock = time.monotonic()  # measuring and saving do not count as training
                 bar.update(1 if in_steps else min(state.seconds, bar.total) - bar.n)
         if main:
@@ -699,7 +703,14 @@ def _differences(card: dict, about: dict) -> list[str]:
 
 
 def _announce(
-    cost: Cost, state: State, minutes, steps, per_epoch: int, device: torch.device, fast: torch.dtype | None
+    cost: Cost,
+    state: State,
+    minutes,
+    steps,
+    per_epoch: int,
+    device: torch.device,
+    fast: torch.dtype | None,
+    startup: float,
 ) -> None:
     left = [] if steps is None else [(steps - state.step) / cost.steps_per_second]
     if minutes is not None:
@@ -710,5 +721,6 @@ def _announce(
         f"{hardware(device)}, {'bfloat16' if fast else 'float32'}: {cost.steps_per_second:.2f} steps per second, "
         f"{cost.samples_per_second:,.0f} samples per second\n"
         f"{seconds / 60:.2g} minutes to go, to about step {total:,.0f} ({total / per_epoch:.2g} epochs); "
-        f"peak memory of this process {cost.peak_memory_gb:.1f} GB"
+        f"peak memory of this process {cost.peak_memory_gb:.1f} GB\n"
+        f"the start took {startup:.0f} seconds; it and measuring come on top of the budget"
     )
