@@ -45,6 +45,7 @@ from canonkit.training import (
 
 LENGTHS = (12, 14, 15, 16, 17, 18, 19, 20, 21, 23, 29)  # atoms that molecules are padded to
 LOG_EVERY = 100
+LOOK_SECONDS = 10  # between two looks at the loss on slow machines
 
 
 def save_data(qm9, path: str | Path) -> Path:
@@ -244,6 +245,8 @@ def train_for(
     device = device or best_device()
     chosen = recipe(name, scale, batch_size=batch_size, warmup=warmup, **changes)
     settings = chosen.settings
+    if chosen.heavy:
+        raise ValueError(f"{name} is trained without hydrogens, which this loop has not: use canonkit train")
     train, valid, sha256 = read_data(data)
     counts = torch.bincount(train.sizes, minlength=LENGTHS[-1] + 1)
     saved = torch.load(out / "checkpoint.pt", weights_only=True) if resume else None
@@ -273,24 +276,34 @@ def _run(step: Stepper, budget: float, out: Path, before: float, warmup: int, fa
     """Steps for `budget` seconds, logs, writes the weights; `before` are seconds trained earlier."""
     host = torch.Generator().manual_seed(int(step.count))
     lengths, shares = list(step.lengths), step.shares()
-    first, taken, loss, begin = int(step.count), 0, float("nan"), time.monotonic()
+    first, taken, begin = int(step.count), 0, time.monotonic()
+    looked, logged = begin, 0
     step.total.zero_()
+
+    def look() -> float:
+        """The mean loss since the last look, logged."""
+        loss = float(step.total) / (taken - logged)  # waits for the device
+        step.total.zero_()
+        if not loss < float("inf"):
+            raise FloatingPointError(f"the loss is {loss} near step {first + taken}: train anew with a lower lr")
+        entry = {"kind": "train", "step": first + taken, "seconds": round(before + time.monotonic() - begin, 2)}
+        entry |= {"seen": (first + taken) * step.settings.batch_size, "loss": loss}
+        with open(out / "log.jsonl", "a") as file:
+            print(json.dumps(entry), file=file)
+        if progress:
+            left = max(0.0, 1 - (time.monotonic() - begin) / budget)
+            print(f"step {first + taken:,}, loss {loss:.4f}, {left:.0%} of the time left", flush=True)
+        return loss
+
     while (share := (time.monotonic() - begin) / budget) < 1:
         step.set_rate(min(1.0, (first + taken + 1) / max(1, warmup), (1 - share) / fall if fall else 1.0))
         for k in torch.multinomial(shares, 10, replacement=True, generator=host).tolist():
             step(lengths[k])
         taken += 10
-        if taken % LOG_EVERY == 0:
-            loss = float(step.total) / LOG_EVERY  # waits for the device
-            step.total.zero_()
-            if not loss < float("inf"):
-                raise FloatingPointError(f"the loss is {loss} near step {first + taken}: train anew with a lower lr")
-            entry = {"kind": "train", "step": first + taken, "seconds": round(before + time.monotonic() - begin, 2)}
-            entry |= {"seen": (first + taken) * step.settings.batch_size, "loss": loss}
-            with open(out / "log.jsonl", "a") as file:
-                print(json.dumps(entry), file=file)
-            if progress:
-                print(f"step {first + taken:,}, loss {loss:.4f}, {1 - share:.0%} of the time left", flush=True)
+        if taken - logged >= LOG_EVERY or time.monotonic() - looked > LOOK_SECONDS:
+            loss, logged, looked = look(), taken, time.monotonic()
+    if taken > logged:
+        loss = look()
     count = int(step.count)  # waits for the device
     seconds = time.monotonic() - begin
     counters = {"step": count, "seconds": before + seconds}

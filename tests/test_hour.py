@@ -145,6 +145,19 @@ def test_minutes_give_weights_a_log_and_a_run_that_resumes(small, file, tmp_path
     assert carried.step == second["step"]
 
 
+def test_a_run_too_short_for_a_look_at_the_loss_ends_with_one(small, file, tmp_path, capsys):
+    result = train(file, tmp_path, minutes=1e-4, progress=True)
+    assert 0 < result["loss"] < 100
+    (entry,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert (entry["step"], entry["loss"]) == (result["step"], result["loss"])
+    assert f"step {entry['step']}, loss" in capsys.readouterr().out
+
+
+def test_systems_without_hydrogens_are_refused(small, file, tmp_path):
+    with pytest.raises(ValueError, match="use canonkit train"):
+        train(file, tmp_path, name="CanonFlow-heavy")
+
+
 @pytest.mark.slow
 def test_molecular_graphs_go_along_with_their_bonds(small, tmp_path):
     parts = {k: perceive_bonds(small.part(k)[:40])[0] for k in ("train", "valid")}
