@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from canonkit import figures
     from canonkit.canonicalizers import canonicalizer, certify
     from canonkit.canonicalizers.pyg import Canonicalize
+    from canonkit.chemistry.formats import read, write
+    from canonkit.data.own import OwnMolecules
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
     from canonkit.figures import draw
-    from canonkit.formats import read, write
     from canonkit.metrics import (
         bond_orders,
         evaluate,
@@ -30,17 +31,11 @@ if TYPE_CHECKING:
     from canonkit.model import OrbitModel
     from canonkit.molecules import Molecules
     from canonkit.queue import runs
-    from canonkit.recipes import (
-        load_run,
-        new_run_folder,
-        recipe,
-        systems,
-    )
-    from canonkit.recipes import (
-        train_recipe as train,
-    )
+    from canonkit.recipes.names import recipe, systems
+    from canonkit.recipes.run import load_run, new_run_folder
     from canonkit.releases import load, pretrained
     from canonkit.results import pose_table, table1, table2
+    from canonkit.trainer import train_recipe as train
     from canonkit.widgets.explorer import explore
     from canonkit.widgets.inspector import inspect_pose
     from canonkit.widgets.view import show
@@ -48,20 +43,21 @@ if TYPE_CHECKING:
 # Where each public name lives: loaded where it is first used, so that importing canonkit costs little.
 _WHERE = {
     "Molecules": ("canonkit.molecules", "Molecules"),
-    "read": ("canonkit.formats", "read"),
-    "write": ("canonkit.formats", "write"),
+    "read": ("canonkit.chemistry.formats", "read"),
+    "write": ("canonkit.chemistry.formats", "write"),
     "canonicalizer": ("canonkit.canonicalizers", "canonicalizer"),
     "certify": ("canonkit.canonicalizers", "certify"),
     "Canonicalize": ("canonkit.canonicalizers.pyg", "Canonicalize"),
     "OrbitModel": ("canonkit.model", "OrbitModel"),
+    "OwnMolecules": ("canonkit.data.own", "OwnMolecules"),
     "load_qm9": ("canonkit.data.qm9", "load_qm9"),
     "load_rotmnist": ("canonkit.data.rotmnist", "load_rotmnist"),
-    "recipe": ("canonkit.recipes", "recipe"),
-    "load_run": ("canonkit.recipes", "load_run"),
+    "recipe": ("canonkit.recipes.names", "recipe"),
+    "load_run": ("canonkit.recipes.run", "load_run"),
     "runs": ("canonkit.queue", "runs"),
     "load": ("canonkit.releases", "load"),
     "pretrained": ("canonkit.releases", "pretrained"),
-    "new_run_folder": ("canonkit.recipes", "new_run_folder"),
+    "new_run_folder": ("canonkit.recipes.run", "new_run_folder"),
     "stability": ("canonkit.metrics", "stability"),
     "bond_orders": ("canonkit.metrics", "bond_orders"),
     "evaluate": ("canonkit.metrics", "evaluate"),
@@ -74,13 +70,14 @@ _WHERE = {
     "table1": ("canonkit.results", "table1"),
     "table2": ("canonkit.results", "table2"),
     "pose_table": ("canonkit.results", "pose_table"),
-    "systems": ("canonkit.recipes", "systems"),
-    "train": ("canonkit.recipes", "train_recipe"),
+    "systems": ("canonkit.recipes.names", "systems"),
+    "train": ("canonkit.trainer", "train_recipe"),
 }
 __all__ = [
     "Canonicalize",
     "Molecules",
     "OrbitModel",
+    "OwnMolecules",
     "bond_orders",
     "canonicalizer",
     "certify",

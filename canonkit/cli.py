@@ -73,7 +73,7 @@ def data(
         Path | None,
         typer.Option(help="Your own files: gdb9.sdf, PyG's data_v3.pt, or a folder with MNIST or RotMNIST."),
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="QM9 as one .npz file too, for `python -m canonkit.hour`.")] = None,
+    file: Annotated[Path | None, typer.Option(help="QM9 also as a file for `python -m canonkit.resident`.")] = None,
     bonds: Annotated[bool, typer.Option("--bonds", help="QM9 with bonds and charges, perceived once.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -90,13 +90,11 @@ def data(
 
     qm9 = load_qm9(path, progress=not as_json)
     if bonds:
-        from canonkit.data.bonds import with_bonds
-
-        qm9 = with_bonds(qm9, progress=not as_json)
+        qm9 = qm9.with_graphs(progress=not as_json)
     if file is not None:
-        from canonkit.hour import save_data
+        from canonkit.data.packed import pack
 
-        save_data(qm9, file)
+        pack(qm9, file)
     split = {part: len(rows) for part, rows in qm9.split.items()}
     atoms = int(qm9.molecules.mask.sum())
     result = {"molecules": len(qm9.molecules), "atoms": atoms, "split": split, "sha256": qm9.sha256}
@@ -142,7 +140,7 @@ def train(
 
     from canonkit.queue import run_queue, stop_when_stdin_closes
     from canonkit.queue import runs as look
-    from canonkit.recipes import train_recipe
+    from canonkit.trainer import train_recipe
     from canonkit.training import Settings
 
     if queue is not None:
@@ -243,11 +241,11 @@ def sample(
 
     SDF files contain the generated bonds; if the model generates none, EDM's rule finds them by distances.
     """
-    from canonkit.formats import IMAGE_SUFFIXES, SUFFIXES, check_suffix, write
+    from canonkit.chemistry.formats import IMAGE_SUFFIXES, SUFFIXES, check_suffix, write
 
     _at_least_one(count=count, steps=steps)
     run = _run(source)
-    kind = "images" if run.recipe.data == "RotMNIST" else "molecules"
+    kind = run.recipe.form.kind
     check_suffix(output, IMAGE_SUFFIXES if kind == "images" else SUFFIXES)  # before the work
     given = {
         "eta": eta,
@@ -285,12 +283,11 @@ def evaluate(
     NLL bound. Images: the denoising error on the test images with its 95 % interval. Results of a run are also kept in
     its evaluation.json.
     """
+    from canonkit.chemistry.formats import SUFFIXES, read
     from canonkit.data.qm9 import load_qm9
-    from canonkit.data.rotmnist import load_rotmnist
-    from canonkit.formats import SUFFIXES, read
     from canonkit.metrics import evaluate as score
     from canonkit.metrics import known_smiles
-    from canonkit.results import evaluate_denoising, evaluate_run, save_evaluation
+    from canonkit.results import evaluate_any, save_evaluation
 
     _at_least_one(count=count, steps=steps)
     show = not as_json
@@ -301,12 +298,8 @@ def evaluate(
         _print(scores.as_dict(), scores, as_json)
         return
     run = _run(source)
-    if run.recipe.data == "RotMNIST":
-        other = _run(against) if against else None
-        result = evaluate_denoising(run, load_rotmnist(progress=show), against=other, seed=seed, progress=show)
-    else:
-        options = dict(_setting(s) for s in set_ or ())
-        result = evaluate_run(run, load_qm9(progress=show), count, steps, seed=seed, progress=show, **options)
+    other, options = _run(against) if against else None, dict(_setting(s) for s in set_ or ())
+    result = evaluate_any(run, None, count, steps, against=other, seed=seed, progress=show, **options)
     if Path(source).is_dir():
         save_evaluation(run.folder / "evaluation.json", result)
     _print(result, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items()), as_json)
@@ -315,7 +308,7 @@ def evaluate(
 @app.command(name="list")
 def list_(as_json: Json = False) -> None:
     """What can be trained: every system with its data, process, network and canonicalizer."""
-    from canonkit.recipes import systems
+    from canonkit.recipes.names import systems
 
     found = systems()
     _print([dict(zip(found.header, row, strict=True)) for row in found.rows], found, as_json)
@@ -354,9 +347,9 @@ def certify(
 
     from canonkit.canonicalizers import ImageCanonicalizer, canonicalizer
     from canonkit.canonicalizers import certify as check
+    from canonkit.chemistry.formats import SUFFIXES, read
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist
-    from canonkit.formats import SUFFIXES, read
     from canonkit.releases import cards
 
     mine = read(data) if data is not None and Path(data).suffix.lower() in SUFFIXES else None
@@ -431,19 +424,16 @@ def release(
     The weights are the averaged ones, in half precision.
     """
     from canonkit import releases
-    from canonkit.data.qm9 import load_qm9
-    from canonkit.data.rotmnist import load_rotmnist
-    from canonkit.recipes import load_run
-    from canonkit.results import evaluate_denoising, evaluate_run
+    from canonkit.recipes.run import load_run
+    from canonkit.results import evaluate_any
 
     _at_least_one(count=count, steps=steps)
     show = not as_json
 
     def measure(run):
-        if run.recipe.data == "QM9":
-            return evaluate_run(run, load_qm9(progress=show), count, steps, progress=show)
-        control = releases.load("UNet") if run.recipe.name != "UNet" and "UNet" in releases.cards() else None
-        return evaluate_denoising(run, load_rotmnist(progress=show), against=control, progress=show)
+        control = run.recipe.form.kind == "images" and run.recipe.name != "UNet" and "UNet" in releases.cards()
+        against = releases.load("UNet") if control else None
+        return evaluate_any(run, None, count, steps, against=against, progress=show)
 
     path = releases.release(load_run(folder), measure, name, to)
     _print({"weights": str(path)}, f"{path} and its card", as_json)
@@ -451,7 +441,7 @@ def release(
 
 def _run(source: str):
     """A run by the folder it lives in or the name of shipped weights."""
-    from canonkit.recipes import load_run
+    from canonkit.recipes.run import load_run
     from canonkit.releases import cards, load
 
     if Path(source).is_dir():

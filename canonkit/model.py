@@ -38,9 +38,13 @@ class OrbitModel(nn.Module):
         self.canonicalizer, self.process, self.network = canonicalizer, process, network
         self.register_buffer("size_counts", size_counts.float())
 
-    def forward(self, x: Samples, draw=None, canonical: bool = False) -> Loss:
-        """The training loss of a batch, in whatever pose it comes, or in its canonical one if that is said."""
-        return self.process.loss(self.network, x if canonical else self.canonicalizer(x).x, draw)
+    def loss(self, x: Samples, draw=None) -> Loss:
+        """The training loss of a batch, in whatever pose it comes."""
+        return self.process.loss(self.network, self.canonicalizer(x).x, draw)
+
+    def forward(self, x: Samples, draw=None) -> Loss:
+        """A training step's loss: of a batch as it comes where h learns, else of one that is canonical already."""
+        return self.loss(x, draw) if self.learned else self.process.loss(self.network, x, draw)
 
     @property
     def learned(self) -> bool:
@@ -55,19 +59,23 @@ class OrbitModel(nn.Module):
         done = self.process.space.cat([self.canonicalizer(part).x.to(data.device) for part in parts])
         return done[torch.argsort(rows)]
 
-    def nll(self, x: Samples, generator: torch.Generator | None = None, canonical: bool = False) -> Tensor:
+    def nll(self, x: Samples, generator: torch.Generator | None = None) -> Tensor:
         """A bound on -log p(c(x)) - log p(n), (B,) nats, one Monte Carlo draw.
 
         With a canonicalizer this is a bound for the density of canonical poses, with the identity for that of poses
-        as they come: the two are not comparable. `canonical` says that x stands in its canonical pose already.
+        as they come: the two are not comparable.
 
         Raises:
             ValueError: the process has no such bound, as a flow.
         """
+        with torch.no_grad():
+            return self.canonical_nll(self.canonicalizer(x).x, generator)
+
+    def canonical_nll(self, x: Samples, generator: torch.Generator | None = None) -> Tensor:
+        """`nll` of samples that are canonical already."""
         with torch.no_grad(), repeatable(generator):
             log_p_n = (self.size_counts / self.size_counts.sum())[lengths(x)].log()
-            c = x if canonical else self.canonicalizer(x).x
-            return self.process.nll(self.network, c, generator) - log_p_n
+            return self.process.nll(self.network, x, generator) - log_p_n
 
     def sample_sizes(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Numbers of atoms drawn from p(n), (count,)."""

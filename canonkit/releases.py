@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from canonkit.files import replacing, sha256, weights_folder
 from canonkit.names import choose
-from canonkit.recipes import Recipe, Run
+from canonkit.recipes.recipe import Recipe
+from canonkit.recipes.run import Run
 from canonkit.tables import Table
 from canonkit.training import read_card
 

@@ -12,9 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 
-from canonkit.data.bonds import with_bonds
-from canonkit.data.qm9 import QM9
-from canonkit.data.rotmnist import RotMNIST
+from canonkit.data.base import Dataset
 from canonkit.files import replacing
 from canonkit.metrics import (
     Evaluation,
@@ -28,7 +26,7 @@ from canonkit.metrics import (
 )
 from canonkit.metrics.poses import PLANAR
 from canonkit.molecules import Molecules
-from canonkit.recipes import BY_RULE, Run
+from canonkit.recipes.run import Run
 from canonkit.tables import Table
 from canonkit.training import validate
 
@@ -50,9 +48,27 @@ PUBLISHED_ROTMNIST = {
 }
 
 
+def evaluate_any(
+    run: Run,
+    data: Dataset | None = None,
+    count: int = 1000,
+    steps: int | None = None,
+    *,
+    against: Run | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options,
+) -> dict:
+    """`evaluate_run` of a model of molecules, `evaluate_denoising` of one of images; by default on what it learned."""
+    data = data or run.recipe.load(progress=progress)
+    if run.recipe.form.kind == "images":
+        return evaluate_denoising(run, data, against=against, seed=seed, progress=progress)
+    return evaluate_run(run, data, count, steps, seed=seed, progress=progress, **options)
+
+
 def evaluate_run(
     run: Run,
-    qm9: QM9,
+    data: Dataset,
     count: int = 1000,
     steps: int | None = None,
     *,
@@ -62,20 +78,24 @@ def evaluate_run(
 ) -> dict:
     """EDM's metrics of new samples, validation loss and NLL bound on 5,000 molecules, and the run's provenance.
 
+    Stability only where EDM's rule knows the elements.
+
     Of molecular graphs also what is valid, unique and novel by the generated bonds, under `by_generated_bonds`, and how
     far their statistics are from those of the test molecules, beside what as many training molecules show, under
     `distances_to_data`. `options` are the sampler's.
     """
     samples = run.sample(count, steps, hydrogens=False, seed=seed, progress=progress, **options)
-    made, prepared = run.recipe.complete(samples), run.recipe.prepare(qm9, progress=progress)
+    form, prepared = run.recipe.form, run.recipe.dataset(data, progress=progress)
+    made = form.complete(samples)
     molecules = made.molecules
-    known = known_smiles(qm9.part("train"), progress=progress)
-    scores = evaluate(molecules, known, refused=made.refused, progress=progress).as_dict()
-    if run.recipe.heavy:
-        scores |= {"hydrogens": BY_RULE, "refused": int(made.refused.sum())}
+    scores: dict = {"molecules": len(molecules)}
+    if form.stable:
+        known = known_smiles(data.part("train"), progress=progress)
+        scores = evaluate(molecules, known, refused=made.refused, progress=progress).as_dict()
+    if form.heavy:
+        scores |= {"hydrogens": "by rule", "refused": int(made.refused.sum())}
     if molecules.bonds is not None:
-        graphs = with_bonds(qm9, progress=progress).part("train")
-        known = known_smiles(graphs, generated=True, progress=progress)
+        known = known_smiles(data.with_graphs(progress=progress).part("train"), generated=True, progress=progress)
         found = chemistry(molecules, known, generated=True, refused=made.refused, progress=progress)
         scores["by_generated_bonds"] = {
             "valid": found.valid,
@@ -84,10 +104,10 @@ def evaluate_run(
             "problems": found.problems,
             "protocol": "generated bonds and charges: one fragment, RDKit's sanitisation, no atom lacks a bond",
         }
-        data = prepared.part("test")
+        test = prepared.part("test")
         scores["distances_to_data"] = {
-            "generated": distribution_distances(samples, data),
-            "training_data": distribution_distances(prepared.part("train")[: len(samples)], data),
+            "generated": distribution_distances(samples, test),
+            "training_data": distribution_distances(prepared.part("train")[: len(samples)], test),
             "protocol": "to the test molecules; total variation, lengths in Å, angles in degrees (Wasserstein)",
         }
     losses = validate(run.model, prepared.part("valid")[:5000])
@@ -110,7 +130,7 @@ def evaluate_steps(
     at = {}
     for n in steps:
         samples = run.sample(count, n, hydrogens=False, seed=seed, progress=progress)
-        at[str(n)] = run.recipe.measure(samples)
+        at[str(n)] = run.recipe.form.measure(samples)
     return run.provenance() | {"molecules": count, "protocol": Evaluation.protocol, "at": at}
 
 
@@ -126,7 +146,7 @@ def evaluate_ablation(run: Run) -> dict:
 
 
 def evaluate_denoising(
-    run: Run, data: RotMNIST, *, against: Run | None = None, seed: int = 0, progress: bool = False
+    run: Run, data: Dataset, *, against: Run | None = None, seed: int = 0, progress: bool = False
 ) -> dict:
     """Denoising error on the test images with its 95 % interval, validation loss, and the run's provenance.
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from canonkit.data import bonds
-from canonkit.data.bonds import perceive_bonds, stated_smiles, with_bonds
+from canonkit.chemistry.bonds import perceive_bonds
+from canonkit.data import qm9 as module
+from canonkit.data.qm9_files import stated_smiles
 from canonkit.metrics import chemistry
 from canonkit.molecules import Molecules
 
@@ -21,7 +22,7 @@ def part(qm9):
 @pytest.mark.slow
 def test_perceived_graphs_are_those_of_the_data_set_and_are_cached(part, tmp_path, monkeypatch):
     monkeypatch.setenv("CANONKIT_CACHE", str(tmp_path))
-    graphs = with_bonds(part, progress=False)
+    graphs = part.with_graphs(progress=False)
     assert graphs.known.double().mean() > 0.985
     assert graphs.sha256 != part.sha256
     m = graphs.molecules
@@ -29,8 +30,8 @@ def test_perceived_graphs_are_those_of_the_data_set_and_are_cached(part, tmp_pat
     assert not m.bonds.diagonal(dim1=1, dim2=2).any()
     assert not m.bonds[~m.mask].any()
     assert m.charges.sum(1).eq(0).all()
-    monkeypatch.setattr(bonds, "perceive_bonds", lambda *a, **k: pytest.fail("the cache was not used"))
-    again = with_bonds(part, progress=False)
+    monkeypatch.setattr(module, "perceive_bonds", lambda *a, **k: pytest.fail("the cache was not used"))
+    again = part.with_graphs(progress=False)
     assert again.molecules.bonds.equal(m.bonds)
     assert again.molecules.charges.equal(m.charges)
     assert again.known.equal(graphs.known)

@@ -10,8 +10,11 @@ import canonkit as ck
 from canonkit import releases
 from canonkit.metrics import Interval, bootstrap, denoising_errors
 from canonkit.networks import UNet
-from canonkit.recipes import SYSTEMS, Recipe, load_run, recipe, train_recipe
+from canonkit.recipes.names import SYSTEMS, recipe
+from canonkit.recipes.recipe import Recipe
+from canonkit.recipes.run import load_run
 from canonkit.results import PUBLISHED_ROTMNIST, evaluate_denoising, table2
+from canonkit.trainer import train_recipe
 
 TABLE_2 = [name for name, system in SYSTEMS.items() if system.data == "RotMNIST"]
 SMALL = {"batch_size": 8, "warmup": 0, "log_every": 2, "validate_every": 0, "sample_every": 0}
@@ -107,10 +110,10 @@ def test_training_lowers_the_loss(data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["copies(16)+UNet", "canon(p8)+UNet"])
 def test_resumed_training_ends_with_the_same_weights(name, data, tmp_path, monkeypatch):
-    from canonkit import recipes
+    from canonkit.recipes import names
 
     # With dropout and batch normalisation, whose state must be kept too.
-    monkeypatch.setitem(recipes.SIZE["gcnn"], "laptop", {"channels": 2, "layers": 3, "dropout": 0.5})
+    monkeypatch.setitem(names.SIZE["gcnn"], "laptop", {"channels": 2, "layers": 3, "dropout": 0.5})
     for folder, parts in (("whole", (6,)), ("parts", (2, 5, 6))):
         for k, steps in enumerate(parts):
             trained(name, data, tmp_path / folder, steps=steps, resume=k > 0)
@@ -120,9 +123,9 @@ def test_resumed_training_ends_with_the_same_weights(name, data, tmp_path, monke
 
 
 def test_averaged_models_have_the_latest_statistics(data, tmp_path, monkeypatch):
-    from canonkit import recipes
+    from canonkit.recipes import names
 
-    monkeypatch.setitem(recipes.SIZE["gcnn"], "laptop", {"channels": 2, "layers": 3, "dropout": 0.0})
+    monkeypatch.setitem(names.SIZE["gcnn"], "laptop", {"channels": 2, "layers": 3, "dropout": 0.0})
     trained("canon(p8)+UNet", data, tmp_path)
     saved = load_file(tmp_path / "checkpoint.safetensors")
     means = [k for k in saved if k.startswith("ema/") and k.endswith("running_mean")]

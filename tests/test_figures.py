@@ -13,7 +13,7 @@ from canonkit.figures.plane import grid
 from canonkit.groups import haar_orthogonal
 from canonkit.metrics import stability
 from canonkit.processes import Diffusion, MoleculeSpace
-from canonkit.recipes import SYSTEMS, train_recipe
+from canonkit.recipes.names import SYSTEMS
 from canonkit.releases import cards
 from canonkit.results import (
     PUBLISHED,
@@ -28,6 +28,7 @@ from canonkit.results import (
     measured_steps,
     table1,
 )
+from canonkit.trainer import train_recipe
 from canonkit.widgets.monitor import Monitor
 
 

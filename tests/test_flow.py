@@ -8,15 +8,18 @@ import pytest
 import torch
 from conftest import COUNTS, SMALL, lively
 
+import canonkit as ck
 from canonkit.canonicalizers import canonicalizer
-from canonkit.data.bonds import perceive_bonds
+from canonkit.chemistry.bonds import perceive_bonds
 from canonkit.metrics import velocity_variance
 from canonkit.molecules import ELEMENTS, Molecules
 from canonkit.networks import Canon
 from canonkit.networks.canon import order_features
 from canonkit.processes import AlignedPrior, FlowMatching, Gaussian, MaskedMoleculeSpace
 from canonkit.processes.flow import transport
-from canonkit.recipes import SYSTEMS, fit_prior, load_run, recipe, train_recipe
+from canonkit.recipes.names import SYSTEMS, recipe
+from canonkit.recipes.run import load_run
+from canonkit.trainer import train_recipe
 
 SPACE = MaskedMoleculeSpace(ELEMENTS)
 
@@ -502,7 +505,7 @@ def test_a_width_that_heads_cannot_share_is_refused():
 
 
 def _inputs(system):
-    return system.network, system.hydrogens, system.flow.get("graphs"), system.flow.get("self_conditioning")
+    return system.network, system.data, system.flow.get("graphs"), system.flow.get("self_conditioning")
 
 
 @pytest.mark.parametrize("name", [name for name, s in SYSTEMS.items() if s.flow])
@@ -559,8 +562,7 @@ def test_order_and_coupling_leave_less_of_the_velocity_open(qm9):
     x = qm9.molecules[(qm9.molecules.sizes == 18).nonzero()[:2000, 0]]
     open_ = {}
     for name in ("Flow-aug", "Flow+order", "Flow+transport"):
-        model = recipe(name).build(COUNTS)
-        fit_prior(model, qm9.molecules[:5000])
+        model = recipe(name).prepare(ck.OwnMolecules(qm9.molecules[:5000])).model
         y = model.process.space.randomize(x, torch.Generator().manual_seed(0)) if name == "Flow-aug" else x
         open_[name] = velocity_variance(model.process, model.canonical(y), (0.0, 0.5))
     assert (open_["Flow+order"] < 0.7 * open_["Flow-aug"]).all()

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from canonkit.chemistry.formats import from_pyg, from_rdkit, read, to_pyg, to_rdkit, write
 from canonkit.files import replacing
-from canonkit.formats import from_pyg, from_rdkit, read, to_pyg, to_rdkit, write
 from canonkit.metrics import bond_orders
 from canonkit.molecules import SYMBOLS, Molecules
 

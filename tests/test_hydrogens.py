@@ -6,21 +6,21 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 import canonkit as ck
-from canonkit.data.bonds import with_bonds
-from canonkit.data.hydrogens import HEAVY, MOST_HEAVY, add_hydrogens, heavy_qm9, without_hydrogens
-from canonkit.formats import from_rdkit, to_rdkit
+from canonkit.chemistry.formats import from_rdkit, to_rdkit
+from canonkit.chemistry.hydrogens import add_hydrogens, without_hydrogens
+from canonkit.data.qm9 import HEAVY, MOST_HEAVY
 from canonkit.metrics import chemistry, distribution_distances, evaluate, stability
-from canonkit.recipes import SYSTEMS, recipe
+from canonkit.recipes.names import SYSTEMS, recipe
 
 
 @pytest.fixture(scope="module")
 def graphs(qm9):
-    return with_bonds(qm9, progress=False)
+    return qm9.with_graphs(progress=False)
 
 
 @pytest.fixture(scope="module")
 def heavy(graphs):
-    return heavy_qm9(graphs, progress=False)
+    return graphs.without_hydrogens(progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_every_flow_has_a_form_on_heavy_atoms():
     assert {f"{n}-heavy" for n in flows} - SYSTEMS.keys() == {"Flow+bonds-heavy", "Flow-DiT-heavy"}
     for name in ("CanonFlow", "CanonFlow-aug"):
         whole, heavy = recipe(name), recipe(f"{name}-heavy")
-        assert (whole.longest, heavy.longest) == (29, MOST_HEAVY)
+        assert (whole.form.longest, heavy.form.longest) == (29, MOST_HEAVY)
         assert heavy.settings.distance_weight == whole.settings.distance_weight > 0
 
 

@@ -5,7 +5,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from canonkit.canonicalizers import Identity, Inertial, nearest_jump
-from canonkit.formats import from_rdkit
+from canonkit.chemistry.formats import from_rdkit
 from canonkit.groups import haar_rotations
 from canonkit.metrics import (
     bond_orders,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import canonkit as ck
-from canonkit.recipes import SYSTEMS
+from canonkit.recipes.names import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 NO_DEPENDENCIES = ("escnn",)  # installed without its own: see Makefile

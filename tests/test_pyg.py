@@ -8,7 +8,7 @@ from torch_geometric.transforms import Compose, RandomRotate
 
 import canonkit as ck
 from canonkit.canonicalizers import Frame
-from canonkit.formats import from_pyg, to_pyg
+from canonkit.chemistry.formats import from_pyg, to_pyg
 from canonkit.groups import haar_rotations
 from canonkit.metrics import bond_orders
 

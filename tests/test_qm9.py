@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch_geometric.data import Data, InMemoryDataset
 
+from canonkit.chemistry.formats import write
 from canonkit.data import qm9 as module
-from canonkit.data.qm9 import _parse_pyg, _parse_qm9pack, _parse_sdf, load_qm9
-from canonkit.formats import write
+from canonkit.data.qm9 import load_qm9
+from canonkit.data.qm9_files import parse_pyg, parse_qm9pack, parse_sdf
 
 # -- the data --
 
@@ -76,7 +77,7 @@ def little(qm9, cache, monkeypatch):
     monkeypatch.setattr(module, "COUNT", 4)
     monkeypatch.setattr(module, "ATOMS", len(little.parsed["numbers"]))
     monkeypatch.setattr(module, "SHA256", module.content_hash(little.parsed))
-    monkeypatch.setattr(module, "_parse_qm9pack", little.parse)
+    monkeypatch.setattr(module, "parse_qm9pack", little.parse)
     return little
 
 
@@ -177,7 +178,7 @@ def csv_file(tmp_path, monkeypatch):
 
 
 def test_qm9pack_is_read_as_written(csv_file, qm9):
-    parsed = _parse_qm9pack(False)
+    parsed = parse_qm9pack(False)
     for name, tensor in ragged(qm9.molecules[:3], qm9.index[:3]).items():
         assert parsed[name].equal(tensor)
         assert parsed[name].dtype == tensor.dtype
@@ -187,13 +188,13 @@ def test_a_truncated_csv_is_named_with_the_remedy(csv_file):
     text = csv_file.read_text()
     csv_file.write_text(text[: text.rindex("]]") - 20])
     with pytest.raises(ValueError, match=r"part\.csv is truncated at molecule 3: reinstall with `pip"):
-        _parse_qm9pack(False)
+        parse_qm9pack(False)
 
 
 def test_an_unknown_element_in_a_csv_is_named(csv_file):
     csv_file.write_text(csv_file.read_text().replace("['N'", "['Qq'"))
     with pytest.raises(ValueError, match=r"part\.csv, molecule 2: unknown 'Qq'"):
-        _parse_qm9pack(False)
+        parse_qm9pack(False)
 
 
 def test_a_missing_qm9pack_is_an_error_with_the_remedy(monkeypatch, cache):
@@ -216,18 +217,18 @@ def gdb9(qm9, tmp_path):
     return path, ragged(qm9.molecules[[0, -1]], qm9.index[[0, -1]])
 
 
-def test_gdb9_sdf_is_parsed_without_the_uncharacterised(gdb9):
+def test_gdb9_sdf_is_parsed_without_the_uncharacterised(gdb9, qm9):
     path, expected = gdb9
-    parsed = _parse_sdf(path, False)
+    parsed = parse_sdf(path, set(qm9.index.tolist()), False)
     torch.testing.assert_close(parsed.pop("positions"), expected.pop("positions"), atol=6e-5, rtol=0)
     assert all(parsed[k].equal(expected[k]) for k in ("numbers", "sizes", "index"))
 
 
-def test_a_truncated_gdb9_sdf_is_refused(gdb9):
+def test_a_truncated_gdb9_sdf_is_refused(gdb9, qm9):
     path, _ = gdb9
     path.write_text(path.read_text()[:-200])
     with pytest.raises(ValueError, match=r"gdb9\.sdf: record 3 is truncated or damaged"):
-        _parse_sdf(path, False)
+        parse_sdf(path, set(qm9.index.tolist()), False)
 
 
 @pytest.fixture
@@ -244,7 +245,7 @@ def data_v3(qm9, tmp_path):
 
 def test_pyg_processed_file_is_parsed(data_v3):
     path, expected = data_v3
-    parsed = _parse_pyg(path, False)
+    parsed = parse_pyg(path, False)
     assert all(parsed[k].equal(expected[k]) for k in expected)
 
 
@@ -253,7 +254,7 @@ def test_pyg_file_saved_by_hand_is_parsed(data_v3):
     ends = torch.cat([torch.zeros(1), expected["sizes"].cumsum(0)]).long()
     data = Data(pos=expected["positions"], z=expected["numbers"].long(), idx=expected["index"].long() - 1)
     torch.save((data.to_dict(), {"pos": ends, "z": ends}, Data), path)
-    parsed = _parse_pyg(path, False)
+    parsed = parse_pyg(path, False)
     assert all(parsed[k].equal(expected[k]) for k in expected)
 
 
@@ -263,7 +264,7 @@ def own_file(request, qm9, cache, monkeypatch):
     path, expected = request.getfixturevalue(request.param)
     monkeypatch.setattr(module, "COUNT", len(expected["sizes"]))
     monkeypatch.setattr(module, "ATOMS", len(expected["numbers"]))
-    monkeypatch.setattr(module, "load_qm9", lambda **options: qm9)  # _parse_sdf asks it for the uncharacterised
+    monkeypatch.setattr(module, "_numbers", lambda progress: set(qm9.index.tolist()))
     return path, expected
 
 
@@ -273,8 +274,8 @@ def test_a_file_of_ones_own_is_parsed_once(own_file, cache, monkeypatch):
     assert loaded.index.equal(expected["index"].long())
     (cached,) = cache.iterdir()
     assert load_file(cached)["numbers"].equal(expected["numbers"])
-    monkeypatch.setattr(module, "_parse_sdf", None)
-    monkeypatch.setattr(module, "_parse_pyg", None)
+    monkeypatch.setattr(module, "parse_sdf", None)
+    monkeypatch.setattr(module, "parse_pyg", None)
     assert load_qm9(path, progress=False).sha256 == loaded.sha256
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import canonkit as ck
 from canonkit.queue import read_queue
-from canonkit.recipes import train_recipe
+from canonkit.trainer import train_recipe
 from canonkit.training import is_training, locked_folder, read_counters
 
 QUEUE = """

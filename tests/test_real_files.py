@@ -15,9 +15,9 @@ from rdkit.Chem import AllChem
 from torch_geometric.data import Batch, Data
 
 import canonkit as ck
-from canonkit import formats
-from canonkit.data.bonds import perceive_bonds
-from canonkit.formats import from_ase, from_pyg, from_rdkit, read, to_ase, to_pyg, to_rdkit, write
+from canonkit.chemistry import formats
+from canonkit.chemistry.bonds import perceive_bonds
+from canonkit.chemistry.formats import from_ase, from_pyg, from_rdkit, read, to_ase, to_pyg, to_rdkit, write
 from canonkit.groups import haar_rotations
 from canonkit.molecules import SYMBOLS, Molecules
 

@@ -7,11 +7,12 @@ import torch
 
 import canonkit as ck
 from canonkit import releases
-from canonkit.data.bonds import perceive_bonds
-from canonkit.data.hydrogens import without_hydrogens
+from canonkit.chemistry.bonds import perceive_bonds
+from canonkit.chemistry.hydrogens import without_hydrogens
 from canonkit.metrics import denoising_errors
 from canonkit.queue import read_queue
-from canonkit.recipes import recipe, train_recipe
+from canonkit.recipes.names import recipe
+from canonkit.trainer import train_recipe
 from canonkit.training import Settings, validate
 
 
@@ -150,7 +151,7 @@ def test_shipped_weights_have_the_validation_loss_that_their_card_states(qm9, na
     if (run.recipe.flow or {}).get("graphs"):  # the hash is that of molecules and bonds
         molecules, smiles = perceive_bonds(molecules)
         molecules = molecules[torch.tensor([s is not None for s in smiles])]
-        molecules = without_hydrogens(molecules) if run.recipe.heavy else molecules
+        molecules = without_hydrogens(molecules) if run.recipe.form.heavy else molecules
     else:
         assert card["data"]["sha256"] == qm9.sha256
     measured = validate(run.model, molecules)["loss"]

@@ -13,7 +13,7 @@ from canonkit.canonicalizers.spectral import ELEMENT_TERM, GAP, REACH, spectrum
 from canonkit.data import canonical
 from canonkit.groups import haar_rotations
 from canonkit.molecules import Molecules
-from canonkit.recipes import recipe
+from canonkit.recipes.names import recipe
 
 # Five different atoms: a carbon with H, N, O and F at the corners of a distorted tetrahedron, and its mirror image.
 CHIRAL = [[0, 0, 0], [0.6, 0.6, 0.7], [-0.8, -0.8, 0.9], [-0.8, 0.9, -0.7], [0.8, -0.7, -0.8]], [6, 1, 7, 8, 9]
@@ -158,7 +158,7 @@ def test_an_order_may_follow_any_pose(sample):
     assert (Ordered(Inertial(), SpectralKey())(turned).x.positions - c.x.positions)[~c.ambiguous].abs().max() < 1e-8
 
 
-def test_canonical_data_are_cached_by_molecules_and_code(sample, tmp_path, monkeypatch):
+def test_canonical_data_are_cached_by_molecules_and_version(sample, tmp_path, monkeypatch):
 
     monkeypatch.setenv("CANONKIT_CACHE", str(tmp_path))
     monkeypatch.setattr(canonical, "SMALL", 100)
@@ -174,7 +174,7 @@ def test_canonical_data_are_cached_by_molecules_and_code(sample, tmp_path, monke
         if attempt == 0:  # not computed again
             monkeypatch.setattr(canonical, "_compute", lambda *a: pytest.fail("the cache was not used"))
     (file,) = tmp_path.glob("canonical-spectral-*.safetensors")
-    stale = file.with_name(file.name[: -len("00000000.safetensors")] + "00000000.safetensors")
+    stale = file.with_name(file.name.replace("-v1", "-v0"))
     file.rename(stale)
     monkeypatch.undo()
     monkeypatch.setenv("CANONKIT_CACHE", str(tmp_path))

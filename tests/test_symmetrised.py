@@ -16,7 +16,7 @@ from canonkit.networks import EGNN, DiT, Haar, Recursive, Symmetrised, Turn
 from canonkit.networks.dit import DISTANCES, FARTHEST, distance_features
 from canonkit.networks.symmetrised import turn
 from canonkit.processes import MoleculeSpace
-from canonkit.recipes import recipe
+from canonkit.recipes.names import recipe
 
 
 def dit(dtype=torch.float64, **sizes):

@@ -109,12 +109,12 @@ def test_a_missing_extra_is_one_line_with_the_command(installed, words, remedy):
     ("line", "remedy"),
     [
         ("ck.explore", "pip install ipywidgets anywidget py3Dmol"),
-        ("canonkit.formats.to_pyg(ck.read('new.sdf'))", "pip install torch-geometric"),
-        ("canonkit.formats.to_ase(ck.read('new.sdf'))", "pip install ase"),
+        ("canonkit.chemistry.formats.to_pyg(ck.read('new.sdf'))", "pip install torch-geometric"),
+        ("canonkit.chemistry.formats.to_ase(ck.read('new.sdf'))", "pip install ase"),
     ],
 )
 def test_a_missing_extra_has_the_command_in_python_too(installed, line, remedy):
     if not (installed.folder / "new.sdf").exists():
         installed("canonkit", "sample", "CanonFlow", "-n", 3, "--steps", 3, "-o", "new.sdf")
-    done = installed("python", "-c", f"import canonkit as ck, canonkit.formats; {line}", check=False)
+    done = installed("python", "-c", f"import canonkit as ck, canonkit.chemistry.formats; {line}", check=False)
     assert f"is not installed: {remedy}" in done.stderr.splitlines()[-1]

@@ -26,7 +26,7 @@ from canonkit.names import choose
 from canonkit.networks import EGNN, GNN, MCEGNN, DiT
 from canonkit.processes import MoleculeSpace
 from canonkit.tables import text_table
-from canonkit.training import best_device, hardware, matmul_rate, native_bfloat16, peak_memory
+from canonkit.training.machine import best_device, hardware, matmul_rate, native_bfloat16, peak_memory
 
 NETWORKS = ("GDM", "EDM", "MC-EGNN", "DiT")
 BATCHES = (16, 64)

@@ -44,7 +44,7 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
     """
     if repeat < 1:
         raise ValueError(f"repeat {repeat} is below 1")
-    known = [name for name, card in cards().items() if card["data"]["name"] == "QM9"]
+    known = [name for name, card in cards().items() if card["data"]["name"] != "RotMNIST"]
     if unknown := [name for name in names or () if name not in known]:
         raise ValueError(f"no weights of molecules are called {unknown[0]!r}: {choose(unknown[0], known)}")
     device = best_device()
@@ -65,9 +65,11 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
         for name, run in runs.items():
             is_flow = isinstance(run.model.process, FlowMatching)
             for steps in STEPS if is_flow else STEPS[-1:]:
-                own = run.model.sample_sizes(BATCH, torch.Generator().manual_seed(r)) if run.recipe.heavy else sizes
+                own = (
+                    run.model.sample_sizes(BATCH, torch.Generator().manual_seed(r)) if run.recipe.form.heavy else sizes
+                )
                 start = time.perf_counter()
-                made = run.recipe.complete(run.sample(steps=steps, sizes=own, seed=r, hydrogens=False))
+                made = run.recipe.form.complete(run.sample(steps=steps, sizes=own, seed=r, hydrogens=False))
                 found.append(((name, steps), time.perf_counter() - start, made))
         for key, seconds, made in found[: None if r else 0]:  # the first time warms up
             times.setdefault(key, []).append(seconds / BATCH)

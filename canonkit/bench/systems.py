@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from canonkit.data.batches import LengthBatches, lengths, take
 from canonkit.data.qm9 import LONGEST, load_qm9
 from canonkit.names import choose
-from canonkit.recipes import SYSTEMS, recipe
+from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.tables import text_table
-from canonkit.training import State, best_device, fast_dtype, hardware, one_step
+from canonkit.training import Prepared, State, best_device, fast_dtype, hardware, one_step
 
 EVALUATIONS = 4  # of which a sample's time is measured
 
@@ -35,19 +35,20 @@ def bench_systems(repeat: int = 5, *, systems: tuple[str, ...] | None = None, pr
         raise ValueError(f"no system of molecules is called {unknown[0]!r}: {choose(unknown[0], known)}")
     device, data = best_device(), load_qm9(progress=progress).part("train")
     counts = torch.bincount(lengths(data), minlength=LONGEST + 1)
-    states, times = {}, {}
+    prepared, states, times = {}, {}, {}
     for name in systems or known:
         chosen = recipe(name)
         model = chosen.build(counts).to(device).train()
         model.network.fast_dtype = fast_dtype(chosen.settings.precision, device)
-        states[name], times[name] = (State(model, chosen.settings), chosen.settings), ([], [])
+        prepared[name] = Prepared(model, data, data, chosen.settings)
+        states[name], times[name] = State(model, chosen.settings), ([], [])
     batches = LengthBatches(lengths(data), 64, 0).epoch(0)
     for r in tqdm(range(repeat + 1), desc="bench", disable=not progress):
         x = take(data, batches[r], device)
-        for name, (state, settings) in states.items():
+        for name, state in states.items():
             steps, evaluations = times[name]
             start = time.perf_counter()
-            float(one_step(state, state.model, x, settings)["loss"])  # waits for the device
+            float(one_step(state, state.model, prepared[name].ready(x))["loss"])  # waits for the device
             steps.append(time.perf_counter() - start)
             calls = []  # diffusion needs one more than its steps, to read the sample off z_0
             with state.model.network.register_forward_hook(lambda *_, calls=calls: calls.append(1)):
@@ -57,7 +58,7 @@ def bench_systems(repeat: int = 5, *, systems: tuple[str, ...] | None = None, pr
     return [
         {
             "system": name,
-            "parameters": sum(p.numel() for p in states[name][0].model.parameters()),
+            "parameters": sum(p.numel() for p in states[name].model.parameters()),
             "step_s": float(torch.tensor(steps[1:]).median()),  # the first warms up
             "evaluation_s": float(torch.tensor(evaluations[1:]).median()),
             "hardware": hardware(device),

@@ -31,6 +31,7 @@ class Canonical:
     order: Tensor | None = None
 
 
+VERSION = 1  # of the formulas: raise it when a canonical form changes, so that kept ones are made anew
 PAIRS = 2**22  # pairs of atoms, padding included, that are looked at together
 
 

@@ -36,7 +36,7 @@ class SmilesKey(nn.Module):
     def forward(self, canonical: Molecules) -> tuple[Tensor, Tensor]:
         from rdkit import Chem
 
-        from canonkit.formats import to_rdkit
+        from canonkit.chemistry.formats import to_rdkit
         from canonkit.metrics.stability import bond_orders
 
         known = canonical if canonical.bonds is not None else canonical.with_(bonds=bond_orders(canonical))

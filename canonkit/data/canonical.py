@@ -1,17 +1,15 @@
 """Canonical forms of a whole data set, computed once and cached: for canonicalizers that have nothing to learn.
 
-A file is named after the canonicalizer, the molecules and the source code of all canonicalizers; one that was made by
-other code is replaced.
+A file is named after the canonicalizer, the molecules and the version of the formulas; one of another version is
+replaced.
 """
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import torch
 
-import canonkit.canonicalizers
+from canonkit.canonicalizers.base import VERSION
+from canonkit.data.batches import Samples
 from canonkit.data.stored import content_hash, load_stored, store
 from canonkit.files import cache_folder
 from canonkit.model import OrbitModel
@@ -20,25 +18,28 @@ from canonkit.molecules import Molecules
 SMALL = 10_000  # molecules; fewer are not worth a file
 
 
-def cached_canonical(model: OrbitModel, name: str, data: Molecules) -> Molecules:
+def without_weights(model: OrbitModel) -> bool:
+    """Whether the model's canonicalizer has no weights, so that its canonical forms are always the same."""
+    return not any(True for _ in model.canonicalizer.parameters())
+
+
+def cached_canonical(model: OrbitModel, name: str, data: Samples) -> Samples:
     """`model.canonical(data)`, from the cache where it is there.
 
     Args:
         model: its canonicalizer has no weights.
         name: of the canonicalizer.
-        data: molecules, on the CPU.
+        data: on the CPU; of molecules, if they are many, the canonical forms are kept in a file.
 
     Raises:
         ValueError: a canonicalizer with weights, whose canonical forms are not always the same.
     """
-    if any(True for _ in model.canonicalizer.parameters()):
+    if not without_weights(model):
         raise ValueError(f"the canonicalizer {name!r} has weights: what it makes of the data cannot be kept")
-    if len(data) < SMALL:
+    if not isinstance(data, Molecules) or len(data) < SMALL:
         return model.canonical(data)
-    sources = sorted(Path(canonkit.canonicalizers.__file__).parent.glob("*.py"))
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     which = content_hash({"positions": data.positions, "numbers": data.numbers})[:16]
-    path = cache_folder() / f"canonical-{name}-{which}-{code}.safetensors"
+    path = cache_folder() / f"canonical-{name}-{which}-v{VERSION}.safetensors"
     found = load_stored(path)
     stored = _compute(model, data) if found is None else found[0]
     if found is None:

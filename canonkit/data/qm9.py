@@ -6,9 +6,8 @@ authors' consistency check), are parsed once and kept in a cache file whose cont
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,35 +15,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canonkit.data.stored import content_hash, installed_files, load_stored, store
-from canonkit.extras import require
+from canonkit.chemistry.bonds import padded_graphs, perceive_bonds, ragged_graphs
+from canonkit.chemistry.hydrogens import without_hydrogens
+from canonkit.data.base import Dataset, Form
+from canonkit.data.qm9_files import COUNT, QM9PACK, REINSTALL, parse_pyg, parse_qm9pack, parse_sdf, stated_smiles
+from canonkit.data.stored import content_hash, load_stored, store
 from canonkit.files import cache_folder
 from canonkit.molecules import ATOMIC_NUMBERS, ELEMENTS, Molecules
 
-COUNT = 130_831
 ATOMS = 2_359_210
-QM9PACK = "1.0.3"
 # Of the tensors parsed from qm9pack 1.0.3.
 SHA256 = "ea30f52763660e7223e14e3f0ae0e14db8d784d7f92267b66f550914e3a7f238"
 LONGEST = 29
-REINSTALL = f"reinstall with `pip install --force-reinstall --no-deps qm9pack=={QM9PACK}`"
+HEAVY = tuple(e for e in ELEMENTS if e != "H")
+MOST_HEAVY = 9  # heavy atoms of the longest molecules
+FORM, HEAVY_FORM = Form(ELEMENTS, LONGEST), Form(HEAVY, MOST_HEAVY, heavy=True)
 
 
 @dataclass(frozen=True, eq=False)
-class QM9:
+class QM9(Dataset):
     """The data set: all molecules, their numbers in GDB-9, and EDM's split.
 
     Args:
         molecules: all 130,831, in order of `index`.
         index: number in GDB-9, counted from 1, (M,).
         sha256: hash of the content, 64 hexadecimal digits.
-        known: where bonds and charges can be relied on, (M,) bool, see `with_bonds`; None where there are none.
+        known: where bonds and charges can be relied on, (M,) bool, see `with_graphs`; None where there are none.
     """
 
     molecules: Molecules
     index: Tensor
     sha256: str
     known: Tensor | None = None
+    provenance = f"qm9pack {QM9PACK}, Ramakrishnan et al. 2014"
+
+    @property
+    def name(self) -> str:
+        return "QM9-heavy" if self.form.heavy else "QM9"
+
+    @property
+    def form(self) -> Form:
+        return HEAVY_FORM if self.molecules.elements == HEAVY else FORM
 
     @cached_property
     def split(self) -> dict[str, Tensor]:
@@ -64,8 +75,58 @@ class QM9:
         """The molecules of 'train', 'valid' or 'test'."""
         return self.molecules[self.split[name]]
 
+    def with_graphs(self, *, progress: bool = True) -> QM9:
+        """With bonds, formal charges, and `known`: where they agree with the data set's SMILES.
+
+        The split leaves out the molecules that disagree. The first call takes about two minutes.
+        """
+        if self.molecules.bonds is not None:
+            return self
+        cache = cache_folder() / f"qm9-bonds-{self.sha256[:16]}.safetensors"
+        found = load_stored(cache)
+        if found is None:
+            perceived, smiles = perceive_bonds(self.molecules, progress=progress)
+            stated = stated_smiles(set(self.index.tolist()))
+            known = torch.tensor(
+                [s is not None and s == stated[k] for s, k in zip(smiles, self.index.tolist(), strict=True)]
+            )
+            stored = ragged_graphs(perceived) | {"known": known}
+            found = stored, store(cache, stored)
+        stored, about = found
+        return replace(
+            self,
+            molecules=padded_graphs(self.molecules, stored),
+            sha256=content_hash({"bonds": _digest(about["sha256"]), "positions": _digest(self.sha256)}),
+            known=stored["known"],
+        )
+
+    def without_hydrogens(self, *, progress: bool = True) -> QM9:
+        """The heavy atoms, C, N, O, F, at most nine of a molecule, with their bonds."""
+        if self.form.heavy:
+            return self
+        qm9 = self.with_graphs(progress=progress)
+        cache = cache_folder() / f"qm9-heavy-{qm9.sha256[:16]}.safetensors"
+        found = load_stored(cache)
+        rows = qm9.known.nonzero()[:, 0]
+        if found is None:
+            heavy = without_hydrogens(qm9.molecules[rows], progress=progress)
+            stored = {"positions": heavy.positions[heavy.mask], "types": heavy.types[heavy.mask], "sizes": heavy.sizes}
+            stored |= ragged_graphs(heavy)
+            found = stored, store(cache, stored)
+        stored, about = found
+        mask = torch.zeros(len(qm9.index), MOST_HEAVY, dtype=torch.bool)
+        mask[rows] = torch.arange(MOST_HEAVY) < stored["sizes"][:, None]
+        positions, types = torch.zeros(*mask.shape, 3), torch.zeros(mask.shape, dtype=torch.long)
+        positions[mask], types[mask] = stored["positions"], stored["types"]
+        counts = torch.zeros(len(qm9.index), dtype=torch.uint8)
+        counts[rows] = stored["counts"]
+        plain = Molecules(positions, types, mask, HEAVY)
+        molecules = padded_graphs(plain, stored | {"counts": counts})
+        sha256 = content_hash({"heavy": _digest(about["sha256"]), "all": _digest(qm9.sha256)})
+        return replace(qm9, molecules=molecules, sha256=sha256)
+
     def __repr__(self) -> str:
-        return f"QM9({self.molecules}, sha256 {self.sha256[:12]})"
+        return f"{self.name}({self.molecules}, sha256 {self.sha256[:12]})"
 
 
 def load_qm9(path: str | Path | None = None, *, progress: bool = True) -> QM9:
@@ -80,7 +141,7 @@ def load_qm9(path: str | Path | None = None, *, progress: bool = True) -> QM9:
         FileNotFoundError: qm9pack or the named file is missing.
     """
     if path is None:
-        cache, parse = cache_folder() / "qm9.safetensors", _parse_qm9pack
+        cache, parse = cache_folder() / "qm9.safetensors", parse_qm9pack
     else:
         source = Path(path).resolve()
         if not source.is_file():
@@ -89,7 +150,9 @@ def load_qm9(path: str | Path | None = None, *, progress: bool = True) -> QM9:
         cache = cache_folder() / f"qm9-{key[:16]}.safetensors"
 
         def parse(progress):
-            return (_parse_sdf if source.suffix == ".sdf" else _parse_pyg)(source, progress)
+            if source.suffix == ".sdf":
+                return parse_sdf(source, _numbers(progress), progress)
+            return parse_pyg(source, progress)
 
     found = load_stored(cache)
     if found is None or (path is None and found[1]["sha256"] != SHA256):
@@ -100,6 +163,11 @@ def load_qm9(path: str | Path | None = None, *, progress: bool = True) -> QM9:
         found = stored, store(cache, stored)
     stored, about = found
     return QM9(_pad(stored), stored["index"].long(), about["sha256"])
+
+
+def _numbers(progress: bool) -> set[int]:
+    """The numbers in GDB-9 of QM9's molecules."""
+    return set(load_qm9(progress=progress).index.tolist())
 
 
 # -- the ragged form: positions (A, 3), numbers (A,), sizes (M,), index (M,) ------------------------------------------
@@ -135,96 +203,6 @@ def _check(stored: dict[str, Tensor], source: str) -> None:
         raise ValueError(f"{source}: {error}: {remedy}") from error
 
 
-def _ragged(positions: list, numbers: list, index: list) -> dict[str, Tensor]:
-    return {
-        "positions": torch.from_numpy(np.concatenate(positions).astype(np.float32)),
-        "numbers": torch.from_numpy(np.concatenate(numbers).astype(np.uint8)),
-        "sizes": torch.tensor([len(z) for z in numbers], dtype=torch.uint8),
-        "index": torch.tensor(index, dtype=torch.int32),
-    }
-
-
-def qm9pack_files() -> list[Path]:
-    """The CSV files inside the installed wheel.
-
-    Raises:
-        FileNotFoundError: it is not installed.
-    """
-    # The package is not imported: it needs pkg_resources, which setuptools no longer has.
-    files = installed_files("qm9pack", "qm9pack/data/qm9_part*.csv")
-    if not files:
-        raise FileNotFoundError(f"the data files of qm9pack are not installed: `pip install qm9pack=={QM9PACK}`")
-    return sorted(files)
-
-
-def _parse_qm9pack(progress: bool) -> dict[str, Tensor]:
-    from tqdm.auto import tqdm
-
-    positions, numbers, index, files = [], [], [], qm9pack_files()
-    with tqdm(total=COUNT, desc="QM9: parsing once", unit="mol", disable=not progress) as bar:
-        for path in files:
-            with open(path, newline="") as file:
-                for row in csv.DictReader(file):
-                    try:
-                        symbols = row["Elements"].strip("[]").replace("'", "").split(",")
-                        z = np.array([ATOMIC_NUMBERS[s.strip()] for s in symbols])
-                        flat = row["XYZ_Ang"].replace("[", "").replace("]", "").split(",")
-                        x = np.array(flat, dtype=np.float64).reshape(len(z), 3)
-                        index.append(int(row["Index"]))
-                    except KeyError as error:
-                        raise ValueError(
-                            f"{path}, molecule {row.get('Index')}: unknown {error}: {REINSTALL}"
-                        ) from error
-                    except (ValueError, AttributeError, TypeError) as error:
-                        raise ValueError(f"{path} is truncated at molecule {len(index) + 1:,}: {REINSTALL}") from error
-                    positions.append(x)
-                    numbers.append(z)
-                    bar.update()
-    return _ragged(positions, numbers, index)
-
-
-def _parse_sdf(path: Path, progress: bool) -> dict[str, Tensor]:
-    """gdb9.sdf: 133,885 records titled gdb_1, gdb_2, ...; the uncharacterised ones are left out by number."""
-    from rdkit import Chem, rdBase
-    from tqdm.auto import tqdm
-
-    kept = set(load_qm9(progress=progress).index.tolist())
-    positions, numbers, index = [], [], []
-    with rdBase.BlockLogs():
-        records = Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False)
-        for k, mol in enumerate(tqdm(records, desc=path.name, unit="mol", disable=not progress)):
-            if mol is None:
-                raise ValueError(f"{path}: record {k + 1:,} is truncated or damaged: get the file anew")
-            title = mol.GetProp("_Name").removeprefix("gdb_") or str(k + 1)
-            if not title.isdecimal():
-                raise ValueError(
-                    f"{path}: record {k + 1:,} is titled {title!r}, not gdb_1, gdb_2, ...: give gdb9.sdf, or read "
-                    "other molecules with canonkit.read"
-                )
-            number = int(title)
-            if number in kept:
-                positions.append(mol.GetConformer().GetPositions())
-                numbers.append(np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]))
-                index.append(number)
-    return _ragged(positions, numbers, index)
-
-
-def _parse_pyg(path: Path, progress: bool) -> dict[str, Tensor]:
-    """PyG's processed file: (tensors of all molecules, slices, class), read without unpickling any code."""
-    require("torch_geometric")
-    from torch_geometric.data import Data
-
-    try:
-        with torch.serialization.safe_globals([Data]):
-            data, slices, *_ = torch.load(path, weights_only=True, map_location="cpu")
-        ends = slices["pos"]
-        positions, numbers = data["pos"].float(), data["z"].to(torch.uint8)
-    except Exception as error:  # torch, zipfile and pickle each have their own way to say it
-        raise ValueError(f"{path} is no processed QM9 of PyTorch Geometric ({error}): give data_v3.pt") from error
-    index = data["idx"] + 1 if "idx" in data else torch.arange(len(ends) - 1)
-    return {
-        "positions": positions.contiguous(),
-        "numbers": numbers.contiguous(),
-        "sizes": ends.diff().to(torch.uint8),
-        "index": index.to(torch.int32),
-    }
+def _digest(digest: str) -> Tensor:
+    """A hexadecimal hash as bytes, to be hashed with others."""
+    return torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8)

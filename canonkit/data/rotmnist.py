@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from canonkit.data.base import Dataset, Form
 from canonkit.data.stored import installed_files, load_stored, store
 from canonkit.files import OFFLINE, cache_folder, is_offline
 from canonkit.groups import rotate
@@ -45,7 +46,7 @@ TIMEOUT = 10  # seconds without an answer until a mirror counts as out of reach
 
 
 @dataclass(frozen=True, eq=False)
-class RotMNIST:
+class RotMNIST(Dataset):
     """The data set.
 
     Args:
@@ -63,6 +64,15 @@ class RotMNIST:
     counts: dict[str, int]
     source: str
     sha256: str
+    name = "RotMNIST"
+
+    @property
+    def provenance(self) -> str:
+        return self.source
+
+    @property
+    def form(self) -> Form:
+        return Form(shape=tuple(self.pixels.shape[1:]))
 
     def _rows(self, name: str) -> slice:
         if name not in self.counts:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from canonkit.chemistry.formats import to_rdkit
 from canonkit.files import cache_folder, replacing
-from canonkit.formats import to_rdkit
 from canonkit.metrics.stability import bond_orders
 from canonkit.molecules import Molecules
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canonkit.formats import to_rdkit
+from canonkit.chemistry.formats import to_rdkit
 from canonkit.molecules import Molecules
 
 
@@ -34,7 +34,9 @@ def distribution_distances(molecules: Molecules, data: Molecules) -> dict[str, f
         if not len(x):
             raise ValueError(f"there are no {name} molecules to compare")
         if x.bonds is None:
-            raise ValueError(f"the {name} molecules have no bonds: add them, canonkit.data.bonds.perceive_bonds(x)")
+            raise ValueError(
+                f"the {name} molecules have no bonds: canonkit.chemistry.bonds.perceive_bonds(x) adds them"
+            )
 
     def between(found: dict, truth: dict) -> float:
         apart = {k: wasserstein_distance(found.get(k, np.zeros(1)), v) for k, v in truth.items()}

@@ -77,7 +77,7 @@ class MaskedMoleculeSpace(MoleculeSpace):
         if not self.graphs:
             return x.types
         if x.bonds is None or x.charges is None:
-            raise ValueError("these molecules have no bonds and charges: add them, canonkit.data.bonds.with_bonds(qm9)")
+            raise ValueError("these molecules have no bonds and charges: see canonkit.chemistry.bonds.perceive_bonds")
         if (x.charges.abs() > 1).any():
             raise ValueError(f"formal charge {int(x.charges.abs().max())} is not -1, 0 or 1: leave such molecules out")
         return len(self.CHARGES) * x.types + torch.where(x.mask, x.charges.long() + 1, 0)

@@ -10,9 +10,9 @@ import torch
 import traitlets
 from torch import Tensor
 
+from canonkit.chemistry.formats import to_rdkit
 from canonkit.figures.base import SCREEN, Picture
 from canonkit.figures.molecules import AXES, COLOURS, OTHER, draw, seen_bonds
-from canonkit.formats import to_rdkit
 from canonkit.molecules import Molecules
 from canonkit.widgets import threedmol
 

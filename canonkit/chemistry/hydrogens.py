@@ -12,15 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from canonkit.data.bonds import digest_bytes, padded_graphs, ragged_graphs
-from canonkit.data.qm9 import QM9
-from canonkit.data.stored import content_hash, load_stored, store
-from canonkit.files import cache_folder
-from canonkit.formats import fill_graph, from_rdkit, to_rdkit
-from canonkit.molecules import ELEMENTS, Molecules
+from canonkit.chemistry.formats import fill_graph, from_rdkit, to_rdkit
+from canonkit.molecules import Molecules
 
-HEAVY = tuple(e for e in ELEMENTS if e != "H")
-MOST_HEAVY = 9  # heavy atoms of QM9's longest molecules
 PIECE = 2048  # molecules at a time
 
 
@@ -42,7 +36,9 @@ def without_hydrogens(molecules: Molecules, *, progress: bool = False) -> Molecu
     from tqdm.auto import tqdm
 
     if molecules.bonds is None or molecules.charges is None:
-        raise ValueError("these molecules have no bonds and charges: add them, canonkit.data.bonds.perceive_bonds(x)")
+        raise ValueError(
+            "these molecules have no bonds and charges: canonkit.chemistry.bonds.perceive_bonds(x) adds them"
+        )
     elements = tuple(e for e in molecules.elements if e != "H")
     kept = molecules.mask & (molecules.numbers != 1)
     if not kept.any(1).all():
@@ -114,26 +110,3 @@ def add_hydrogens(molecules: Molecules) -> WithHydrogens:
                 mols.append(mol)
     made = from_rdkit(mols, elements=("H", *(e for e in molecules.elements if e != "H")))
     return WithHydrogens(made.to(molecules.positions.dtype).to(molecules.device), refused.to(molecules.device))
-
-
-def heavy_qm9(qm9: QM9, *, progress: bool = True) -> QM9:
-    """QM9 with bonds (see `with_bonds`) as heavy atoms: C, N, O, F, at most nine. Made once, then from a cache."""
-    cache = cache_folder() / f"qm9-heavy-{qm9.sha256[:16]}.safetensors"
-    found = load_stored(cache)
-    rows = qm9.known.nonzero()[:, 0]
-    if found is None:
-        heavy = without_hydrogens(qm9.molecules[rows], progress=progress)
-        stored = {"positions": heavy.positions[heavy.mask], "types": heavy.types[heavy.mask], "sizes": heavy.sizes}
-        stored |= ragged_graphs(heavy)
-        found = stored, store(cache, stored)
-    stored, about = found
-    mask = torch.zeros(len(qm9.index), MOST_HEAVY, dtype=torch.bool)
-    mask[rows] = torch.arange(MOST_HEAVY) < stored["sizes"][:, None]
-    positions, types = torch.zeros(*mask.shape, 3), torch.zeros(mask.shape, dtype=torch.long)
-    positions[mask], types[mask] = stored["positions"], stored["types"]
-    counts = torch.zeros(len(qm9.index), dtype=torch.uint8)
-    counts[rows] = stored["counts"]
-    plain = Molecules(positions, types, mask, HEAVY)
-    molecules = padded_graphs(plain, stored | {"counts": counts})
-    sha256 = content_hash({"heavy": digest_bytes(about["sha256"]), "all": digest_bytes(qm9.sha256)})
-    return replace(qm9, molecules=molecules, sha256=sha256)

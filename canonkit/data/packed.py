@@ -1,0 +1,73 @@
+"""A data set of molecules as one file that needs numpy alone, for machines that have little else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from canonkit.chemistry.bonds import padded_graphs, ragged_graphs
+from canonkit.data.base import Dataset, Form
+from canonkit.files import replacing
+from canonkit.molecules import Molecules
+
+
+@dataclass(frozen=True, eq=False)
+class Packed(Dataset):
+    """What `pack` kept of a data set."""
+
+    name: str
+    form: Form
+    sha256: str
+    parts: dict[str, Molecules]
+    provenance: str = "a packed file"
+
+    def part(self, name: str) -> Molecules:
+        return self.parts[name]
+
+    def with_graphs(self, *, progress: bool = False) -> Packed:
+        if self.parts["train"].bonds is None:
+            raise ValueError("the file has no bonds: make it with `canonkit data qm9 --bonds --file FILE`")
+        return self
+
+
+def pack(data: Dataset, path: str | Path) -> Path:
+    """Writes the training and 1,024 validation molecules as one .npz file, with bonds and charges where they are."""
+    path = Path(path)
+    form = data.form
+    arrays = {"sha256": np.array(data.sha256), "name": np.array(data.name), "longest": np.array(form.longest)}
+    arrays |= {"elements": np.array(form.elements), "heavy": np.array(form.heavy)}
+    for name, part in (("train", data.part("train")), ("valid", data.part("valid")[:1024])):
+        arrays |= {f"{name}_positions": part.positions[part.mask].numpy(), f"{name}_sizes": part.sizes.short().numpy()}
+        arrays |= {f"{name}_types": part.types[part.mask].byte().numpy()}
+        if part.bonds is not None:
+            arrays |= {f"{name}_graphs_{k}": v.numpy() for k, v in ragged_graphs(part).items()}
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    return path
+
+
+def unpack(path: str | Path) -> Packed:
+    """The data set in a file that `pack` wrote."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}: make it with `canonkit data qm9 --file {path}`")
+    with np.load(path) as file:
+        arrays = dict(file)
+    if "elements" not in arrays:
+        raise ValueError(f"{path} is of an earlier version: make it anew with `canonkit data qm9 --file {path}`")
+    form = Form(tuple(arrays["elements"].tolist()), int(arrays["longest"]), heavy=bool(arrays["heavy"]))
+
+    def molecules(name: str) -> Molecules:
+        sizes = torch.from_numpy(arrays[f"{name}_sizes"]).long()
+        mask = torch.arange(int(sizes.max())) < sizes[:, None]
+        positions, types = torch.zeros(*mask.shape, 3), torch.zeros(mask.shape, dtype=torch.long)
+        positions[mask] = torch.from_numpy(arrays[f"{name}_positions"])
+        types[mask] = torch.from_numpy(arrays[f"{name}_types"]).long()
+        made, prefix = Molecules(positions, types, mask, form.elements), f"{name}_graphs_"
+        ragged = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+        return padded_graphs(made, ragged) if ragged else made
+
+    parts = {name: molecules(name) for name in ("train", "valid")}
+    return Packed(str(arrays["name"]), form, str(arrays["sha256"]), parts)

@@ -1,0 +1,163 @@
+"""A system at a scale for a data set: what is built, and what it is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+
+import canonkit
+from canonkit.canonicalizers import canonicalizer
+from canonkit.data.base import Dataset, Form
+from canonkit.data.batches import lengths
+from canonkit.data.canonical import cached_canonical, without_weights
+from canonkit.data.qm9 import FORM, HEAVY_FORM, load_qm9
+from canonkit.data.rotmnist import SIDE, load_rotmnist
+from canonkit.model import OrbitModel
+from canonkit.networks import EGNN, GNN, Canon, DiT, Haar, Recursive, Symmetrised, Turn, UNet
+from canonkit.processes import (
+    AlignedPrior,
+    Diffusion,
+    FlowMatching,
+    Gaussian,
+    ImageSpace,
+    MaskedMoleculeSpace,
+    MoleculeSpace,
+    Process,
+    cosine_schedule,
+)
+from canonkit.training import Prepared, Settings
+
+# The data sets that come with the kit, and what must be known of them before they are loaded.
+LOADERS = {"QM9": load_qm9, "QM9-heavy": load_qm9, "RotMNIST": load_rotmnist}
+FORMS = {"QM9": FORM, "QM9-heavy": HEAVY_FORM, "RotMNIST": Form(shape=(1, SIDE, SIDE))}
+FITTED = 20_000  # molecules that a flow's prior is fitted to
+
+
+def pair_dit(features: int, **settings) -> Canon:
+    """Canon without distances: a DiT that knows bonds."""
+    return Canon(features, distances=False, **settings)
+
+
+NETWORKS = {"GNN": GNN, "EGNN": EGNN, "DiT": DiT, "DiT*": DiT, "Canon": Canon, "PairDiT": pair_dit, "UNet": UNet}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A system at a scale: all that is needed to build and train it."""
+
+    name: str
+    scale: str
+    canonicalizer: str
+    canonicalizer_settings: dict = field(default_factory=dict)
+    network: str = "GNN"
+    network_settings: dict = field(default_factory=dict)
+    settings: Settings = Settings()
+    data: str = "QM9"
+    kernel: str | None = None
+    kernel_settings: dict | None = None
+    flow: dict | None = None
+    own: Form | None = None
+
+    @classmethod
+    def from_card(cls, card: dict) -> Recipe:
+        """The recipe that `card` made."""
+        return cls(**card["recipe"] | {"settings": Settings(**card["settings"])})
+
+    @property
+    def form(self) -> Form:
+        """What the samples are like that it learns."""
+        return self.own or FORMS[self.data]
+
+    def on(self, data: Dataset) -> Recipe:
+        """The same system for this data set. What must be known of one of your own becomes part of the recipe."""
+        return replace(self, data=data.name, own=None if FORMS.get(data.name) == data.form else data.form)
+
+    def load(self, *, progress: bool = False) -> Dataset:
+        """The recipe's data set, as it comes with the kit.
+
+        Raises:
+            ValueError: it does not come with the kit.
+        """
+        if self.data not in LOADERS:
+            raise ValueError(f"{self.name} was trained on {self.data}, which does not come with the kit: give data=")
+        return LOADERS[self.data](progress=progress)
+
+    def dataset(self, data: Dataset | None = None, *, progress: bool = False) -> Dataset:
+        """`data`, by default the recipe's own, as the system needs it: with bonds, or without hydrogens.
+
+        Raises:
+            ValueError: a data set of another kind.
+        """
+        data = data or self.load(progress=progress)
+        if data.form.kind != self.form.kind:
+            raise ValueError(f"{self.name} learns {self.form.kind}, and {data.name} holds {data.form.kind}")
+        if self.form.heavy:
+            return data.without_hydrogens(progress=progress)
+        return data.with_graphs(progress=progress) if self.graphs else data
+
+    @property
+    def graphs(self) -> bool:
+        """Whether it learns bonds."""
+        return self.flow is not None and bool(self.flow.get("graphs"))
+
+    def prepare(self, data: Dataset | None = None, *, fit: bool = True, progress: bool = False) -> Prepared:
+        """What `canonkit.training.train` takes: an untrained model, and `data` in the form that it is trained on.
+
+        Canonicalizers that learn nothing are applied here, once. `fit`: estimate what the process must know of the
+        data, such as a prior; a checkpoint holds that already.
+        """
+        data = self.dataset(data, progress=progress)
+        chosen, part = self.on(data), data.part("train")
+        counts = torch.bincount(lengths(part), minlength=chosen.form.longest + 1 if chosen.form.longest else 0)
+        model, about = chosen.build(counts), chosen.card(data.sha256, len(part), counts)
+        once = not (self.settings.augment or self.canonicalizer == "identity") and without_weights(model)
+        if once:
+            part = cached_canonical(model, self.canonicalizer, part)
+        if fit and type(model.process).fit is not Process.fit:
+            some = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[:FITTED]
+            model.process.fit(part[some] if once else model.canonical(part[some]))
+        measure = data.measure if data.measurable(self.graphs) else None
+        return Prepared(model, part, data.part("valid"), self.settings, about, measure, once)
+
+    def card(self, sha256: str, count: int, size_counts: torch.Tensor) -> dict:
+        """What run.json must say so that a run can be resumed, built again and believed."""
+        return {
+            "recipe": asdict(self) | {"settings": None},
+            "settings": asdict(self.settings),
+            "data": {"name": self.data, "sha256": sha256, "train": count},
+            "canonkit": canonkit.__version__,
+            "size_counts": size_counts.tolist(),
+        }
+
+    def build(self, size_counts: torch.Tensor) -> OrbitModel:
+        """The untrained model. Rows with the same seed have the same initial phi, whatever their canonicalizer."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            form, options = self.form, dict(self.canonicalizer_settings)
+            if form.shape:
+                process = Diffusion(ImageSpace(form.shape), cosine_schedule())
+                network = NETWORKS[self.network](form.shape[0], **self.network_settings)
+            else:
+                flow = self.flow
+                process = self._flow(**flow) if flow else Diffusion(MoleculeSpace(form.elements, form.longest))
+                space = process.space
+                network = NETWORKS[self.network](space.features, **self.network_settings, **space.network_options)
+                if self.kernel is not None:
+                    network = Symmetrised(network, _kernel(self.kernel, space.features, self.kernel_settings))
+                if self.canonicalizer.startswith("frame"):
+                    options["elements"] = form.elements
+            h = canonicalizer(self.canonicalizer, **options)
+        return OrbitModel(h, process, network, size_counts)
+
+    def _flow(self, prior: str, coupling: bool, graphs: bool = False, self_conditioning: bool = False) -> FlowMatching:
+        form = self.form
+        space = MaskedMoleculeSpace(form.elements, form.longest, graphs, self_conditioning)
+        made = AlignedPrior(form.longest) if prior == "aligned" else Gaussian()
+        s = self.settings
+        options = {"correction": s.correction or 0.0, "unrolled": bool(s.unrolled)}
+        return FlowMatching(space, made, coupling, s.distance_weight or 0.0, **options)
+
+
+def _kernel(name: str, features: int, settings: dict) -> Haar | Recursive:
+    return Haar() if name == "haar" else Recursive(Turn(features, **settings))

@@ -1,0 +1,96 @@
+"""A trained model and how it came about."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from canonkit.model import OrbitModel
+from canonkit.recipes.recipe import Recipe
+from canonkit.training import load_averaged, read_card, read_log
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained model and how it came about.
+
+    Args:
+        folder: where it lives.
+        recipe: what it is.
+        model: with the averaged weights, in eval mode.
+        log: entries of log.jsonl.
+        card: run.json.
+        step, seconds: how long it was trained.
+    """
+
+    folder: Path
+    recipe: Recipe
+    model: OrbitModel
+    log: list[dict]
+    card: dict
+    step: int
+    seconds: float
+
+    def __repr__(self) -> str:
+        seen = self.step * self.recipe.settings.batch_size
+        return (
+            f"Run({self.recipe.name}, {self.recipe.scale}: {self.step:,} steps, {seen:,} samples seen, "
+            f"{self.seconds / 60:.1f} minutes on {self.card.get('hardware', '?')})"
+        )
+
+    def provenance(self) -> dict:
+        """What a table must say beside a number got from this run."""
+        return {
+            "recipe": self.recipe.name,
+            "scale": self.recipe.scale,
+            "seed": self.recipe.settings.seed,
+            "step": self.step,
+            "seen": self.step * self.recipe.settings.batch_size,
+            "seconds": round(self.seconds, 1),
+            "data": self.card["data"]["sha256"],
+            "hardware": self.card["hardware"],
+        }
+
+    def sample(self, count: int = 1, steps: int | None = None, *, hydrogens: bool = True, **options):
+        """`OrbitModel.sample`; of a model of heavy atoms with hydrogens added by rule, unless that is not wanted.
+
+        A molecule that RDKit refuses to give hydrogens stays among the samples as it is, with a warning.
+        """
+        samples = self.model.sample(count, steps, **options)
+        if not (self.recipe.form.heavy and hydrogens):
+            return samples
+        made = self.recipe.form.complete(samples)
+        if made.refused.any():
+            refused, of = int(made.refused.sum()), len(samples)
+            warnings.warn(f"{refused} of {of} molecules have impossible bonds: no hydrogens were added", stacklevel=2)
+        return made.molecules
+
+
+def new_run_folder(start: str | Path) -> Path:
+    """`start`, or `start-2`, `start-3`, ...: the first that holds no run yet, so that a notebook can be run again."""
+    start, k = Path(start), 2
+    folder = start
+    while (folder / "run.json").exists():
+        folder, k = start.with_name(f"{start.name}-{k}"), k + 1
+    return folder
+
+
+def load_run(folder: str | Path) -> Run:
+    """A run from its folder, on the CPU, with averaged weights.
+
+    Raises:
+        FileNotFoundError: no run, or no readable checkpoint there.
+    """
+    folder = Path(folder)
+    try:
+        card = read_card(folder / "run.json")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} holds no run (no run.json): train one with `canonkit train`") from None
+    chosen = Recipe.from_card(card)
+    model = chosen.build(torch.tensor(card["size_counts"]))
+    counters = load_averaged(model, folder)
+    model.eval().requires_grad_(False)
+    return Run(folder, chosen, model, read_log(folder), card, counters["step"], counters["seconds"])

@@ -1,0 +1,68 @@
+"""Trains a system by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from canonkit.data.base import Dataset
+from canonkit.model import OrbitModel
+from canonkit.recipes.names import recipe
+from canonkit.recipes.run import Run, load_run
+from canonkit.releases import load
+from canonkit.training import read_counters, train
+
+
+def train_recipe(
+    name: str,
+    out: str | Path,
+    *,
+    scale: str = "laptop",
+    minutes: float | None = None,
+    steps: int | None = None,
+    resume: bool = False,
+    data: Dataset | None = None,
+    device: str | None = None,
+    init: str | None = None,
+    monitor: Callable[[list[dict]], None] | None = None,
+    progress: bool = True,
+    checkpoint_seconds: float = 60.0,
+    **changes,
+) -> Run:
+    """Trains a recipe on its data, or on `data`, into the folder `out`.
+
+    Budget and errors are those of `canonkit.training.train`.
+
+    `changes` replace training settings: `train_recipe("canon+GDM", "runs/a", minutes=10, lr=1e-3, seed=1)`.
+    `init` names trained weights, or a run's folder, to start from.
+    """
+    chosen = recipe(name, scale, **changes)
+    fresh = init is None and not (resume and read_counters(out)["step"])  # otherwise a checkpoint holds the prior
+    prepared = chosen.prepare(data, fit=fresh, progress=progress)
+    if init is not None:
+        prepared.about["init"] = _start_from(init, prepared.model)
+    train(
+        prepared,
+        out,
+        minutes=minutes,
+        steps=steps,
+        resume=resume,
+        device=device,
+        monitor=monitor,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    return load_run(out)
+
+
+def _start_from(source: str, model: OrbitModel) -> dict:
+    """Loads trained weights into `model`; returns what run.json should say of them."""
+    start = load_run(source) if Path(source).is_dir() else load(source)
+    try:
+        model.load_state_dict(start.model.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"--init {source}: {start.recipe.name} at {start.recipe.scale} scale is another model: start from the same "
+            "recipe and scale"
+        ) from error
+    return {"from": source, "step": start.step}

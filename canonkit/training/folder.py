@@ -1,0 +1,103 @@
+"""A run's folder: run.json says what is trained, log.jsonl how it goes; one process at a time trains there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from canonkit.files import replacing
+
+MEASURED = ("log_every", "validate_every", "sample_every", "samples", "sample_steps")  # settings that train nothing
+RENAMED = {"guessing": "self_conditioning"}
+
+
+def read_card(path: Path) -> dict:
+    """A run.json or a card; what it calls by a name of earlier versions has its present one."""
+    card = json.loads(path.read_text(), object_pairs_hook=lambda pairs: {RENAMED.get(k, k): v for k, v in pairs})
+    if isinstance(card.get("recipe"), dict) and card["recipe"].pop("hydrogens", None):  # before it had its own name
+        card["recipe"]["data"] = card["data"]["name"] = "QM9-heavy"
+    return card
+
+
+def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool, machine: str) -> None:
+    """Writes run.json, or checks that the run there is the one to continue and notes its new budget."""
+    path = out / "run.json"
+    card = about | {"hardware": machine, "torch": torch.__version__, "started": time.strftime("%Y-%m-%d")}
+    if path.exists():
+        if not resume:
+            raise FileExistsError(f"{out} holds a run: continue it with resume (--resume) or choose another folder")
+        card = read_card(path)
+        if differences := _differences(card, json.loads(json.dumps(about))):
+            raise ValueError(f"{path} was started with {'; '.join(differences)}: use another folder")
+        card["settings"] |= {name: about["settings"][name] for name in MEASURED}
+    if main:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(card | {"budget": budget}, indent=1))
+
+
+def _differences(card: dict, about: dict) -> list[str]:
+    """What is not as the card says, by name; how training is measured may change.
+
+    A setting that came after a run was begun was at its default, None.
+    """
+    found = []
+    for key, value in about.items():
+        old, new = (x if isinstance(x, dict) else {"": x} for x in (card.get(key), value))
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name) and not (key == "settings" and name in MEASURED):
+                found.append(f"{f'{key} {name}'.strip()} = {old.get(name)}, not {new.get(name)}")
+    return found
+
+
+@contextmanager
+def locked_folder(out: Path, patience: float = 60.0) -> Iterator[None]:
+    """Holds a run's folder, so that two processes never train the same run; a kill lets go of it.
+
+    Raises:
+        FileExistsError: another process holds it, and still does after `patience` seconds.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "lock", "w") as file:
+        end = time.monotonic() + patience
+        while not _try_lock(file):
+            if time.monotonic() > end:
+                raise FileExistsError(f"{out} is being trained by another process: stop that, or choose another folder")
+            time.sleep(0.2)
+        yield
+
+
+def _try_lock(file: IO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_training(folder: str | Path) -> bool:
+    """Whether a process is training the run in that folder now."""
+    path = Path(folder) / "lock"
+    if not path.exists():
+        return False
+    with open(path) as file:
+        return not _try_lock(file)
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """The lines of a run's log.jsonl: dicts with `kind` train, valid or sample, `step`, `seconds` and values."""
+    path = Path(folder) / "log.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:  # a line cut short by a kill
+            break
+    return entries
