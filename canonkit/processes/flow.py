@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -276,8 +277,8 @@ class FlowMatching(Process):
         steps: int | None = None,
         generator: torch.Generator | None = None,
         heun: bool = False,
-        power: float = 2.0,
-        temperature: float = 1.0,
+        power: float = 3.0,
+        temperature: float | None = None,
         choice_temperature: float = 0.5,
         kinds_choice_temperature: float | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
@@ -292,16 +293,21 @@ class FlowMatching(Process):
             heun: correct each step by the velocity at its end: two evaluations for all steps but the last.
             power: times are t = 1 - (1 - k / n)^power, k = 0..n: denser near the data than evenly spaced ones, power 1.
             temperature: of kinds and bonds, which are drawn from softmax(logits / temperature); below 1 likely ones
-                are preferred, and the law is no longer the model's.
+                are preferred, and the law is no longer the model's. By default 0.7 of graphs, else 1.
             choice_temperature: of which draws are kept, those with the largest log p + choice_temperature (1 - t) g,
                 g ~ Gumbel. Infinite leaves it to chance, whose law in many small steps is the model's; 0.5 prefers
                 what is likely and makes far more right molecules. (MaskGIT, Chang et al. 2022.)
-            kinds_choice_temperature: the same for kinds where it is another one than for bonds.
+            kinds_choice_temperature: the same for kinds. By default infinite of graphs without hydrogens, so that
+                elements keep their shares, else as choice_temperature: with hydrogens chance was measured worse.
             on_step: called as on_step(evaluations left, x_t).
         """
         steps = self.evaluations(steps)
+        if temperature is None:
+            temperature = 0.7 if self.space.graphs else 1.0
         if kinds_choice_temperature is None:
-            kinds_choice_temperature = choice_temperature
+            kinds_choice_temperature = (
+                inf if self.space.graphs and "H" not in self.space.elements else choice_temperature
+            )
         positive = {"power": power, "temperature": temperature, "choice_temperature": choice_temperature}
         for name, value in (positive | {"kinds_choice_temperature": kinds_choice_temperature}).items():
             if not value > 0:
