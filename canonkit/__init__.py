@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from canonkit import figures
-    from canonkit.canonicalizers import canonicalizer, certify
+    from canonkit.canonicalizers import canonicalizer
     from canonkit.canonicalizers.pyg import Canonicalize
+    from canonkit.certificates import certify
     from canonkit.chemistry.formats import read, write
     from canonkit.data.own import OwnMolecules
     from canonkit.data.qm9 import load_qm9
@@ -46,7 +47,7 @@ _WHERE = {
     "read": ("canonkit.chemistry.formats", "read"),
     "write": ("canonkit.chemistry.formats", "write"),
     "canonicalizer": ("canonkit.canonicalizers", "canonicalizer"),
-    "certify": ("canonkit.canonicalizers", "certify"),
+    "certify": ("canonkit.certificates", "certify"),
     "Canonicalize": ("canonkit.canonicalizers.pyg", "Canonicalize"),
     "OrbitModel": ("canonkit.model", "OrbitModel"),
     "OwnMolecules": ("canonkit.data.own", "OwnMolecules"),

@@ -346,7 +346,7 @@ def certify(
     import torch
 
     from canonkit.canonicalizers import ImageCanonicalizer, canonicalizer
-    from canonkit.canonicalizers import certify as check
+    from canonkit.certificates import certify as check
     from canonkit.chemistry.formats import SUFFIXES, read
     from canonkit.data.qm9 import load_qm9
     from canonkit.data.rotmnist import load_rotmnist

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from canonkit.canonicalizers import Canonicalizer, Inertial, base, canonicalizer, certify
+from canonkit.canonicalizers import Canonicalizer, Inertial, base, canonicalizer
+from canonkit.certificates import certify
 from canonkit.groups import act, gram_schmidt, haar_rotations, inverse
 from canonkit.molecules import Molecules
 

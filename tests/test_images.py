@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import rotate as scipy_rotate
 
-from canonkit.canonicalizers import GCNN, Copies, Identity, canonicalizer, certify
+from canonkit.canonicalizers import GCNN, Copies, Identity, canonicalizer
+from canonkit.certificates import certify
 from canonkit.groups import disk, rotate
 
 KINDS = {"gcnn": lambda **options: GCNN(8, 4, **options), "copies": lambda **options: Copies(8, 4, **options)}

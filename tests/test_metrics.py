@@ -4,7 +4,8 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from canonkit.canonicalizers import Identity, Inertial, nearest_jump
+from canonkit.canonicalizers import Identity, Inertial
+from canonkit.certificates import nearest_jump
 from canonkit.chemistry.formats import from_rdkit
 from canonkit.groups import haar_rotations
 from canonkit.metrics import (

@@ -7,9 +7,10 @@ from conftest import COUNTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canonkit.canonicalizers import Inertial, Ordered, SpectralKey, canonicalizer, certify
+from canonkit.canonicalizers import Inertial, Ordered, SpectralKey, canonicalizer
 from canonkit.canonicalizers.order import EQUAL, sort_atoms
 from canonkit.canonicalizers.spectral import ELEMENT_TERM, GAP, REACH, spectrum
+from canonkit.certificates import certify
 from canonkit.data import canonical
 from canonkit.groups import haar_rotations
 from canonkit.molecules import Molecules

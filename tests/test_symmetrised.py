@@ -8,7 +8,8 @@ from conftest import COUNTS, SMALL, lively
 from scipy.stats import kstest
 from torch import nn
 
-from canonkit.canonicalizers import canonicalizer, certify, certify_law, certify_samples
+from canonkit.canonicalizers import canonicalizer
+from canonkit.certificates import certify, certify_law, certify_samples
 from canonkit.groups import act, gram_schmidt, haar_orthogonal, haar_rotations, random_permutations
 from canonkit.metrics import objective_variance
 from canonkit.molecules import Molecules

@@ -11,7 +11,8 @@ import time
 import torch
 from tqdm.auto import tqdm
 
-from canonkit.canonicalizers import GCNN, Copies, ImageCanonicalizer, certify
+from canonkit.canonicalizers import GCNN, Copies, ImageCanonicalizer
+from canonkit.certificates import certify
 from canonkit.data.rotmnist import load_rotmnist
 from canonkit.tables import text_table
 from canonkit.training import best_device, fast_dtype, hardware

@@ -1,12 +1,10 @@
 """h: X -> G. One file per canonicalizer; `canonicalizer(name)` makes one by the name used in recipes and on the CLI."""
 
 from canonkit.canonicalizers.base import Canonical, Canonicalizer
-from canonkit.canonicalizers.certificate import Certificate, ImageCertificate, certify, nearest_jump
 from canonkit.canonicalizers.frame import Frame
 from canonkit.canonicalizers.identity import Identity
 from canonkit.canonicalizers.image import GCNN, Arbitrary, Copies, ImageCanonicalizer
 from canonkit.canonicalizers.inertial import Inertial
-from canonkit.canonicalizers.law import LawCertificate, SampleLaw, certify_law, certify_samples
 from canonkit.canonicalizers.order import Ordered, SmilesKey, SpectralKey
 from canonkit.canonicalizers.spectral import SpectralPose
 from canonkit.names import choose
@@ -54,22 +52,14 @@ __all__ = [
     "Arbitrary",
     "Canonical",
     "Canonicalizer",
-    "Certificate",
     "Copies",
     "Frame",
     "Identity",
     "ImageCanonicalizer",
-    "ImageCertificate",
     "Inertial",
-    "LawCertificate",
     "Ordered",
-    "SampleLaw",
     "SmilesKey",
     "SpectralKey",
     "SpectralPose",
     "canonicalizer",
-    "certify",
-    "certify_law",
-    "certify_samples",
-    "nearest_jump",
 ]

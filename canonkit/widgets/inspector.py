@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from canonkit.canonicalizers import Canonicalizer, nearest_jump
+from canonkit.canonicalizers import Canonicalizer
+from canonkit.certificates import nearest_jump
 from canonkit.molecules import Molecules
 from canonkit.tables import html_table
 from canonkit.widgets.panes import Panes

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.canonicalizers.image import ImageCanonicalizer
-from canonkit.canonicalizers.law import LawCertificate, certify_law
+from canonkit.certificates.law import LawCertificate, certify_law
 from canonkit.groups import cosine_between, disk, haar_rotations, random_permutations, rotate
 from canonkit.molecules import Molecules
 from canonkit.tables import Printed
