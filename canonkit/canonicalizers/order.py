@@ -37,7 +37,7 @@ class SmilesKey(nn.Module):
         from rdkit import Chem
 
         from canonkit.chemistry.formats import to_rdkit
-        from canonkit.metrics.stability import bond_orders
+        from canonkit.chemistry.valencies import bond_orders
 
         known = canonical if canonical.bonds is not None else canonical.with_(bonds=bond_orders(canonical))
         key = torch.zeros(canonical.mask.shape, dtype=canonical.positions.dtype)

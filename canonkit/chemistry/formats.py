@@ -523,7 +523,7 @@ def _charges(lines: str, n: int) -> np.ndarray:
 def _write_sdf(molecules: Molecules, path: Path) -> None:
     from rdkit import Chem, rdBase
 
-    from canonkit.metrics.stability import VALENCE, bond_orders
+    from canonkit.chemistry.valencies import VALENCE, bond_orders
 
     if molecules.bonds is None and set(molecules.elements) <= set(VALENCE):
         molecules = molecules.with_(bonds=bond_orders(molecules))

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from canonkit.chemistry.hydrogens import WithHydrogens, add_hydrogens
+from canonkit.chemistry.valencies import VALENCE
 from canonkit.data.batches import Samples
 from canonkit.metrics.chemistry import chemistry
-from canonkit.metrics.stability import VALENCE, stability
+from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
 
 

@@ -11,8 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from canonkit.chemistry.valencies import VALENCE, bond_orders
 from canonkit.figures.base import blank
-from canonkit.metrics.stability import VALENCE, bond_orders, stability
+from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
 
 COLOURS = {"H": "#e6e6e6", "C": "#4d4d4d", "N": "#3b6fd4", "O": "#d9412f", "F": "#57b847"}

@@ -1,6 +1,7 @@
 """How good samples are: stability, chemistry and poses of molecules (`evaluate` computes all of EDM's numbers), and
 denoising of images."""
 
+from canonkit.chemistry.valencies import bond_orders
 from canonkit.metrics.chemistry import Chemistry, chemistry, known_smiles, smiles_of
 from canonkit.metrics.denoising import Interval, bootstrap, denoising_errors
 from canonkit.metrics.distributions import distribution_distances
@@ -14,7 +15,7 @@ from canonkit.metrics.poses import (
     sliced_wasserstein,
 )
 from canonkit.metrics.properties import coulomb_spectrum, properties
-from canonkit.metrics.stability import Stability, bond_orders, stability
+from canonkit.metrics.stability import Stability, stability
 from canonkit.metrics.variance import ObjectiveVariance, objective_variance
 from canonkit.metrics.velocity import velocity_variance
 

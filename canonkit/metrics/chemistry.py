@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from canonkit.chemistry.formats import to_rdkit
+from canonkit.chemistry.valencies import bond_orders
 from canonkit.files import cache_folder, replacing
-from canonkit.metrics.stability import bond_orders
 from canonkit.molecules import Molecules
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from canonkit.chemistry.valencies import VALENCE
 from canonkit.metrics.chemistry import smiles_of
 from canonkit.metrics.poses import principal_rms
-from canonkit.metrics.stability import VALENCE, stability
+from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
 
 

@@ -62,7 +62,9 @@ class Recipe:
     @classmethod
     def from_card(cls, card: dict) -> Recipe:
         """The recipe that `card` made."""
-        return cls(**card["recipe"] | {"settings": Settings(**card["settings"])})
+        own = card["recipe"].get("own")
+        more = {"settings": Settings(**card["settings"]), "own": Form(**own) if own else None}
+        return cls(**card["recipe"] | more)
 
     @property
     def form(self) -> Form:

@@ -9,9 +9,10 @@ import torch
 import traitlets
 from torch import Tensor
 
+from canonkit.chemistry.valencies import VALENCE
 from canonkit.figures.poses import property_map
 from canonkit.metrics.properties import properties as describe
-from canonkit.metrics.stability import VALENCE, stability
+from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
 from canonkit.widgets.panes import Panes, script
 
