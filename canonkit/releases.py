@@ -88,7 +88,7 @@ def pretrained() -> Table:
             names = {"atom_stable": "stable atoms", "molecule_stable": "stable molecules", "valid": "valid"}
             found = ", ".join(f"{100 * e[k]:.1f} % {text}" for k, text in names.items())
             notes.add(f"{data}: {e['molecules']:,} samples at {e['steps']} network evaluations, {e['protocol']}")
-        trained = f"{card['seconds'] / 60:.0f} min on {card['hardware']}"
+        trained = f"{e['seconds'] / 60:.0f} min on {card['hardware']}"
         rows.append([name, data, card["recipe"]["scale"], f"{e['seen']:,}", trained, found])
     return Table("Trained weights", header, rows, sorted(notes))
 
@@ -139,6 +139,7 @@ def release(
         "settings": asdict(run.recipe.settings),
     }
     card |= {k: run.card[k] for k in ("data", "canonkit", "torch", "size_counts", "hardware")}
+    card |= {"init": run.card["init"]} if "init" in run.card else {}
     card |= {"step": run.step, "seconds": round(run.seconds, 1), "released": time.strftime("%Y-%m-%d")}
     card |= {"evaluation": evaluation, "weights_sha256": sha256(path)}
     with replacing(path.with_name(f"{name}.card.json")) as temporary:

@@ -65,4 +65,4 @@ def _start_from(source: str, model: OrbitModel) -> dict:
             f"--init {source}: {start.recipe.name} at {start.recipe.scale} scale is another model: start from the same "
             "recipe and scale"
         ) from error
-    return {"from": source, "step": start.step}
+    return {"from": source, "step": start.step, "seen": start.seen, "seconds": round(start.training_seconds, 1)}

@@ -35,11 +35,20 @@ class Run:
     seconds: float
 
     def __repr__(self) -> str:
-        seen = self.step * self.recipe.settings.batch_size
         return (
-            f"Run({self.recipe.name}, {self.recipe.scale}: {self.step:,} steps, {seen:,} samples seen, "
-            f"{self.seconds / 60:.1f} minutes on {self.card.get('hardware', '?')})"
+            f"Run({self.recipe.name}, {self.recipe.scale}: {self.step:,} steps, {self.seen:,} samples seen, "
+            f"{self.training_seconds / 60:.1f} minutes on {self.card.get('hardware', '?')})"
         )
+
+    @property
+    def seen(self) -> int:
+        """Training samples seen, those of the weights that the run started from included."""
+        return self.step * self.recipe.settings.batch_size + self.card.get("init", {}).get("seen", 0)
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of training, those of the weights that the run started from included."""
+        return self.seconds + self.card.get("init", {}).get("seconds", 0)
 
     def provenance(self) -> dict:
         """What a table must say beside a number got from this run."""
@@ -48,8 +57,8 @@ class Run:
             "scale": self.recipe.scale,
             "seed": self.recipe.settings.seed,
             "step": self.step,
-            "seen": self.step * self.recipe.settings.batch_size,
-            "seconds": round(self.seconds, 1),
+            "seen": self.seen,
+            "seconds": round(self.training_seconds, 1),
             "data": self.card["data"]["sha256"],
             "hardware": self.card["hardware"],
         }
