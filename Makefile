@@ -1,7 +1,7 @@
 # make lab        opens JupyterLab on notebooks/
 # make test       runs all checks and tests; looks for a browser first and gets one if it can
 # make test-fast  the tests without browser and long runs, in under three minutes
-# make lint       only the style
+# make lint       style and types
 # make docs       the reference of all modules, in build/docs
 # make idea       draws the README's picture
 # Each makes .venv if it is missing.
@@ -29,6 +29,7 @@ test-fast: $(VENV)/.done
 lint: $(VENV)/.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 docs: $(VENV)/.done
 	$(BIN)/python .ci/docs.py build/docs

@@ -9,7 +9,7 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,12 +37,13 @@ def main() -> None:
         print(f"canonkit: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except Exception as error:
-        if not hasattr(error, "format_message"):
+        said = getattr(error, "format_message", None)
+        if said is None:
             raise
         if type(error).__name__ == "NoArgsIsHelpError":
-            error.show()
+            getattr(error, "show")()  # noqa: B009
         else:  # how the command was typed
-            print(f"canonkit: {error.format_message().rstrip('.')}. See canonkit --help.", file=sys.stderr)
+            print(f"canonkit: {said().rstrip('.')}. See canonkit --help.", file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)
 
@@ -99,7 +100,7 @@ def data(
     atoms = int(qm9.molecules.mask.sum())
     result = {"molecules": len(qm9.molecules), "atoms": atoms, "split": split, "sha256": qm9.sha256}
     if bonds:
-        result["disagree"] = float((~qm9.known).double().mean())
+        result["disagree"] = 0.0 if qm9.known is None else float((~qm9.known).double().mean())
     parts = " / ".join(f"{part} {count:,}" for part, count in split.items())
     text = f"QM9: {len(qm9.molecules):,} molecules, {atoms:,} atoms; {parts}; sha256 {qm9.sha256[:12]}"
     if bonds:
@@ -161,7 +162,7 @@ def train(
         torch.set_num_threads(threads)
     if minutes is None and steps is None:
         minutes = 10.0
-    changes = {"seed": seed} | dict(_setting(s) for s in set_ or ())
+    changes: dict[str, Any] = {"seed": seed} | dict(_setting(s) for s in set_ or ())
     for name, value in changes.items():
         if isinstance(value, str) and not isinstance(getattr(Settings(), name, ""), str):
             raise ValueError(f"--set {name}={value}: {value!r} is not a number")

@@ -186,7 +186,7 @@ class Molecules:
         nearest, which = tree.query(x, k=2, distance_upper_bound=CLOSEST)
         if len(close := np.flatnonzero(np.isfinite(nearest[:, 1]))):
             k = close[0]
-            other = next(o for o in which[k] if o != k)
+            other = next(o for o in np.asarray(which)[k].tolist() if o != k)
             i, j = sorted((atom[k], atom[other]))
             d = np.linalg.norm(x[k] - x[other])
             raise ValueError(f"atoms {i} and {j} of molecule {layer[k]} lie {d:.3f} Å apart (less than {CLOSEST} Å)")
@@ -234,6 +234,17 @@ class Molecules:
         """Atomic numbers, (B, N), 0 at padding."""
         table = torch.tensor([ATOMIC_NUMBERS[e] for e in self.elements], device=self.types.device)
         return table[self.types] * self.mask
+
+    def graph(self) -> tuple[Tensor, Tensor]:
+        """Bonds and charges.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.bonds is None or self.charges is None:
+            where = "canonkit.chemistry.bonds.perceive_bonds(x) adds them"
+            raise ValueError(f"these molecules have no bonds and charges: {where}")
+        return self.bonds, self.charges
 
     @property
     def padding(self) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 
 
@@ -53,8 +53,8 @@ class Printed:
 
     def _rows(self) -> list[tuple[str, object]]:
         text = self._text()
-        return [(name, text.get(name, value)) for name, value in asdict(self).items() if value is not None]
+        return [(name, text.get(name, value)) for name, value in vars(self).items() if value is not None]
 
     def _text(self) -> dict[str, str]:
         """How values look; those not named here as they are."""
-        return {name: f"{value:.4f}" for name, value in asdict(self).items() if isinstance(value, float)}
+        return {name: f"{value:.4f}" for name, value in vars(self).items() if isinstance(value, float)}

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from canonkit.canonicalizers import GCNN, Copies, ImageCanonicalizer
-from canonkit.certificates import certify
+from canonkit.certificates import ImageCertificate, certify
 from canonkit.data.rotmnist import load_rotmnist
 from canonkit.tables import text_table
 from canonkit.training import best_device, fast_dtype, hardware
@@ -54,6 +54,7 @@ def bench_images(repeat: int = 5, *, orders=ORDERS, progress: bool = True) -> li
             row |= {f"{what}_s": median[name, what] for what in ("forward", "step")}
             if name == "copies":
                 row |= {f"{what}_ratio": median["gcnn", what] / median[name, what] for what in ("forward", "step")}
+            assert isinstance(found, ImageCertificate)
             rows.append(row | {"followed": found.followed_share})
     return rows
 

@@ -5,6 +5,8 @@ concatenation of both atoms' gathered features and its own; messages are summed 
 those of `canonkit.networks`, so that both sides compute the same numbers. The transformer pads and masks likewise.
 """
 
+# pyright: reportArgumentType=false
+
 import torch
 from torch import Tensor
 from torch.nn.functional import silu

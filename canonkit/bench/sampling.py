@@ -22,7 +22,7 @@ from canonkit.processes import FlowMatching
 from canonkit.releases import cards, load
 from canonkit.results import PUBLISHED, STEPS
 from canonkit.tables import text_table
-from canonkit.training import best_device, fast_dtype, hardware
+from canonkit.training import best_device, hardware, set_precision
 
 BATCH = 64
 EDM_EVALUATIONS = 1001
@@ -53,7 +53,7 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
     times: dict[tuple[str, int], list[float]] = {("EDM, plain", EDM_EVALUATIONS): []}
     stable: dict[tuple[str, int], list[bool]] = {}
     for run in runs.values():
-        run.model.to(device).network.fast_dtype = fast_dtype(run.recipe.settings.precision, device)
+        set_precision(run.model.to(device), run.recipe.settings.precision)
     for r in tqdm(range(repeat + 1), desc="bench", disable=not progress):
         generator = torch.Generator().manual_seed(r)
         sizes = load("CanonFlow").model.sample_sizes(BATCH, generator)  # of QM9 with hydrogens
@@ -61,7 +61,7 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
         x = torch.randn(BATCH, LONGEST, 3, generator=generator) * mask[..., None]
         inputs = reference.inputs(Molecules(x, torch.zeros_like(mask, dtype=torch.long), mask))
         one = reference.seconds("evaluation", reference.reference, inputs)
-        found = [(("EDM, plain", EDM_EVALUATIONS), one * EDM_EVALUATIONS, None)]
+        found: list[tuple] = [(("EDM, plain", EDM_EVALUATIONS), one * EDM_EVALUATIONS, None)]
         for name, run in runs.items():
             is_flow = isinstance(run.model.process, FlowMatching)
             for steps in STEPS if is_flow else STEPS[-1:]:

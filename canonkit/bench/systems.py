@@ -16,7 +16,7 @@ from canonkit.data.qm9 import LONGEST, load_qm9
 from canonkit.names import choose
 from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.tables import text_table
-from canonkit.training import Prepared, State, best_device, fast_dtype, hardware, one_step
+from canonkit.training import Prepared, State, best_device, hardware, one_step, set_precision
 
 EVALUATIONS = 4  # of which a sample's time is measured
 
@@ -39,7 +39,7 @@ def bench_systems(repeat: int = 5, *, systems: tuple[str, ...] | None = None, pr
     for name in systems or known:
         chosen = recipe(name)
         model = chosen.build(counts).to(device).train()
-        model.network.fast_dtype = fast_dtype(chosen.settings.precision, device)
+        set_precision(model, chosen.settings.precision)
         prepared[name] = Prepared(model, data, data, chosen.settings)
         states[name], times[name] = State(model, chosen.settings), ([], [])
     batches = LengthBatches(lengths(data), 64, 0).epoch(0)

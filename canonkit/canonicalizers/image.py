@@ -99,7 +99,7 @@ class GCNN(ImageCanonicalizer):
         self.register_buffer("basis", basis, persistent=False)
         self.weights = nn.ParameterList()
         for k in range(layers):
-            b, before = (self.basis, channels) if k else (self.first_basis, 1)
+            b, before = (basis, channels) if k else (first, 1)
             # The variance of the output is then twice the mean square of the input, halved again by ReLU.
             scale = (2 * order / (before * b.square().sum())).sqrt()
             self.weights.append(nn.Parameter(scale * torch.randn(channels, before, len(b))))

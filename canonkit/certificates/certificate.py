@@ -144,10 +144,12 @@ def certify(
         kinds = ("images", "molecules") if of_images else ("molecules", "images")
         raise ValueError(f"{type(system).__name__} is for {kinds[0]}, and these are {kinds[1]}")
     system = copy.deepcopy(system).eval().to(dtype)
+    if isinstance(system, ImageCanonicalizer) and isinstance(data, Tensor):
+        return _certify_images(system, data, draws or 2, dtype, seed, batch_size)
+    assert isinstance(data, Molecules)
     if not isinstance(system, Canonicalizer):
         return certify_law(system, data.to(dtype), draws=draws or 128, seed=seed, batch_size=batch_size)
-    check = _certify_images if of_images else _certify_molecules
-    return check(system, data, draws or 2, dtype, seed, batch_size)
+    return _certify_molecules(system, data, draws or 2, dtype, seed, batch_size)
 
 
 @torch.no_grad()

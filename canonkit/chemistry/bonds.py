@@ -45,12 +45,13 @@ def perceive_bonds(molecules: Molecules, *, progress: bool = False) -> tuple[Mol
 
 def ragged_graphs(molecules: Molecules) -> dict[str, Tensor]:
     """Bonds and charges without padding: ends (2, E), orders (E,), counts (M,) of bonds, charges (A,)."""
-    b, i, j = molecules.bonds.triu(1).nonzero().T
+    bonds, charges = molecules.graph()
+    b, i, j = bonds.triu(1).nonzero().T
     return {
         "ends": torch.stack([i, j]).to(torch.uint8),
-        "orders": molecules.bonds[b, i, j].to(torch.uint8),
+        "orders": bonds[b, i, j].to(torch.uint8),
         "counts": torch.bincount(b, minlength=len(molecules)).to(torch.uint8),
-        "charges": molecules.charges[molecules.mask].to(torch.int8),
+        "charges": charges[molecules.mask].to(torch.int8),
     }
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +69,7 @@ def write(samples: Molecules | torch.Tensor, path: str | Path) -> Path:
         ValueError: for another suffix; for what the format cannot hold and would change.
     """
     path = Path(path)
-    writers = {".sdf": _write_sdf, ".xyz": _write_xyz, ".npz": _write_npz}
+    writers: dict[str, Callable] = {".sdf": _write_sdf, ".xyz": _write_xyz, ".npz": _write_npz}
     if isinstance(samples, torch.Tensor):
         writers = {".png": _write_sheet, ".npz": _write_images}
     check_suffix(path, tuple(writers))

@@ -43,7 +43,7 @@ def without_hydrogens(molecules: Molecules, *, progress: bool = False) -> Molecu
     kept = molecules.mask & (molecules.numbers != 1)
     if not kept.any(1).all():
         raise ValueError(f"molecule {int((~kept.any(1)).nonzero()[0])} has no heavy atom: leave it out")
-    kekule = torch.zeros_like(molecules.bonds)
+    kekule = torch.zeros_like(molecules.graph()[0])
     ignored = torch.zeros(molecules.mask.shape[1], dtype=torch.long)
     with rdBase.BlockLogs(), tqdm(total=len(molecules), desc="Kekulé", unit="mol", disable=not progress) as bar:
         for start in range(0, len(molecules), PIECE):
@@ -57,14 +57,15 @@ def without_hydrogens(molecules: Molecules, *, progress: bool = False) -> Molecu
                 fill_graph(mol, ignored, kekule[b])
     order = torch.argsort((~kept).long(), dim=1, stable=True)
     heavy = molecules.with_(bonds=kekule).permute(order)
+    bonds, charges = heavy.graph()
     mask = heavy.mask & (torch.arange(kept.shape[1], device=kept.device) < kept.sum(1, keepdim=True))
     table = torch.tensor([elements.index(e) if e in elements else 0 for e in molecules.elements], device=kept.device)
     heavy = replace(
         heavy,
         positions=heavy.positions * mask[..., None],
         types=table[heavy.types] * mask,
-        charges=heavy.charges * mask,
-        bonds=heavy.bonds * (mask[:, :, None] & mask[:, None]),
+        charges=charges * mask,
+        bonds=bonds * (mask[:, :, None] & mask[:, None]),
         mask=mask,
         elements=elements,
     )
@@ -95,8 +96,7 @@ def add_hydrogens(molecules: Molecules) -> WithHydrogens:
     """
     from rdkit import Chem, rdBase
 
-    if molecules.bonds is None or molecules.charges is None:
-        raise ValueError("hydrogens are added by bonds and charges, and these molecules have none")
+    molecules.graph()
     mols, refused = [], torch.zeros(len(molecules), dtype=torch.bool)
     with rdBase.BlockLogs():
         for b, mol in enumerate(to_rdkit(molecules.to("cpu"))):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -49,8 +50,10 @@ class Form:
         """Whether EDM's rule can tell which samples are stable: it knows H, C, N, O, F."""
         return not self.shape and set(self.elements) <= VALENCE.keys()
 
-    def complete(self, samples: Molecules) -> WithHydrogens:
+    def complete(self, samples: Samples) -> WithHydrogens:
         """What a model sampled, with hydrogens where they are added by rule."""
+        if not isinstance(samples, Molecules):
+            raise ValueError("these are images, which have no hydrogens")
         if self.heavy:
             return add_hydrogens(samples)
         return WithHydrogens(samples, torch.zeros(len(samples), dtype=torch.bool, device=samples.device))
@@ -93,8 +96,8 @@ class Dataset(ABC):
     form: Form
 
     @abstractmethod
-    def part(self, name: str) -> Samples:
-        """The samples of 'train', 'valid' or 'test'."""
+    def part(self, name: str) -> Any:
+        """The samples of 'train', 'valid' or 'test': molecules, or a tensor of images."""
 
     def with_graphs(self, *, progress: bool = False) -> Dataset:
         """The same with bonds and charges.

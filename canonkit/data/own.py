@@ -46,8 +46,8 @@ class OwnMolecules(Dataset):
     def part(self, name: str) -> Molecules:
         order = torch.randperm(len(self.molecules), generator=torch.Generator().manual_seed(0))
         tenth = len(order) // 10
-        parts = dict(zip(("train", "valid", "test"), order.split([len(order) - 2 * tenth, tenth, tenth]), strict=True))
-        return self.molecules[parts[name]]
+        parts = order.split([len(order) - 2 * tenth, tenth, tenth])
+        return self.molecules[parts[("train", "valid", "test").index(name)]]
 
     def with_graphs(self, *, progress: bool = False) -> OwnMolecules:
         """With bonds and charges; where they are not given, RDKit perceives them, and what it refuses is left out."""

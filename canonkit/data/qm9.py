@@ -107,7 +107,7 @@ class QM9(Dataset):
         qm9 = self.with_graphs(progress=progress)
         cache = cache_folder() / f"qm9-heavy-{qm9.sha256[:16]}.safetensors"
         found = load_stored(cache)
-        rows = qm9.known.nonzero()[:, 0]
+        rows = torch.ones(len(qm9.index)).nonzero()[:, 0] if qm9.known is None else qm9.known.nonzero()[:, 0]
         if found is None:
             heavy = without_hydrogens(qm9.molecules[rows], progress=progress)
             stored = {"positions": heavy.positions[heavy.mask], "types": heavy.types[heavy.mask], "sizes": heavy.sizes}

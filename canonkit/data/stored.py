@@ -16,7 +16,7 @@ def content_hash(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(memoryview(tensors[name].contiguous().numpy()))
+        digest.update(memoryview(tensors[name].contiguous().numpy()))  # pyright: ignore[reportArgumentType]
     return digest.hexdigest()
 
 

@@ -20,7 +20,7 @@ BONDS = {BLUE: ((0, 1), (1, 2), (1, 3)), ORANGE: ((0, 1), (1, 2))}
 def idea() -> Picture:
     """Orbits, a slice and a canonical pose in the upper row; below, the three ways to treat a symmetry."""
     figure = blank(10, 6.6)
-    above, below = figure.subfigures(2, 1, height_ratios=(3, 2.6))
+    above, below = figure.subfigures(2, 1, height_ratios=(3, 2.6))  # pyright: ignore[reportGeneralTypeIssues]
     orbit, cut, pose = above.subplots(1, 3)
     for ax, title in (
         (orbit, "orbit: one sample in all its poses"),

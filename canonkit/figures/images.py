@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from canonkit.canonicalizers import ImageCanonicalizer
-from canonkit.figures.base import blank
+from canonkit.figures.base import Picture, blank
 
 INK = {"cmap": "gray_r", "vmin": 0, "vmax": 1}
 
@@ -25,7 +24,7 @@ def _bare(ax) -> None:
         side.set_color("#cccccc")
 
 
-def _grid(rows: int, columns: int, size: float, names: Sequence[str], title: str | None) -> tuple[Figure, np.ndarray]:
+def _grid(rows: int, columns: int, size: float, names: Sequence[str], title: str | None) -> tuple[Picture, np.ndarray]:
     """A figure of rows x columns bare axes with the rows' names on the left."""
     margin = 0.3 + 0.085 * max(map(len, names), default=0)
     figure = blank(size * columns + margin, size * rows + 0.25 + (0.25 if title else 0))
@@ -39,7 +38,9 @@ def _grid(rows: int, columns: int, size: float, names: Sequence[str], title: str
     return figure, axes
 
 
-def image_rows(sets: Mapping[str, Tensor], *, columns: int = 16, size: float = 0.6, title: str | None = None) -> Figure:
+def image_rows(
+    sets: Mapping[str, Tensor], *, columns: int = 16, size: float = 0.6, title: str | None = None
+) -> Picture:
     """One row of images (B, 1, H, W) per named set: the first `columns` of each.
 
     Args:
@@ -58,7 +59,7 @@ def image_rows(sets: Mapping[str, Tensor], *, columns: int = 16, size: float = 0
     return figure
 
 
-def class_means(sets: Mapping[str, Tensor], labels: Tensor, *, size: float = 0.8) -> Figure:
+def class_means(sets: Mapping[str, Tensor], labels: Tensor, *, size: float = 0.8) -> Picture:
     """The mean image of every class, one row per named set, and the variance of each pixel within classes.
 
     If the means are sharp and the variance is low, a model of that set has little left to learn. The number above
@@ -87,7 +88,7 @@ def class_means(sets: Mapping[str, Tensor], labels: Tensor, *, size: float = 0.8
     return figure
 
 
-def angle_histogram(angles: Mapping[str, Tensor], labels: Tensor, *, bins: int = 16) -> Figure:
+def angle_histogram(angles: Mapping[str, Tensor], labels: Tensor, *, bins: int = 16) -> Picture:
     """How angles are spread over the circle, one panel per named set, bars stacked by class; dotted: evenly.
 
     Args:
@@ -115,7 +116,7 @@ def angle_histogram(angles: Mapping[str, Tensor], labels: Tensor, *, bins: int =
 
 
 @torch.no_grad()
-def activations(canonicalizer: ImageCanonicalizer, image: Tensor, *, size: float = 2.0) -> Figure:
+def activations(canonicalizer: ImageCanonicalizer, image: Tensor, *, size: float = 2.0) -> Picture:
     """An image (1, H, H), its canonical image, and the activation over the group elements, the chosen one in red."""
     c = canonicalizer(image[None])
     order, k = canonicalizer.order, int(c.g)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from canonkit.chemistry.valencies import VALENCE, bond_orders
-from canonkit.figures.base import blank
+from canonkit.figures.base import Picture, blank
 from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
 
@@ -51,7 +51,7 @@ def draw(
     overlay: bool = False,
     numbers: bool = False,
     size: float = 1.7,
-) -> Figure:
+) -> Picture:
     """Ball-and-stick drawings, x to the right, y up, z towards the reader: near atoms are larger, far ones are paler.
 
     White ground, so that it reads in light and dark; vector output by `figure.savefig("molecules.pdf")`.
@@ -152,7 +152,7 @@ def _draw_axes(ax, place, reach, points) -> None:
     ax.text(*(corner - 0.4 * length), "z", color=AXES["z"], fontsize=7, ha="center", va="center")
 
 
-def pose_density(sets: Mapping[str, Molecules], *, limit: float = 5.0, bins: int = 120) -> Figure:
+def pose_density(sets: Mapping[str, Molecules], *, limit: float = 5.0, bins: int = 120) -> Picture:
     """Density of heavy atoms projected on xy, xz and yz, one column per named set of molecules (log scale, shared)."""
     planes = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}
     figure = blank(2.6 * len(sets), 2.55 * len(planes))
@@ -166,7 +166,7 @@ def pose_density(sets: Mapping[str, Molecules], *, limit: float = 5.0, bins: int
             histograms[row, column] = np.histogram2d(heavy[:, i], heavy[:, j], bins, span)[0] / max(1, len(heavy))
     top = max(max(h.max() for h in histograms.values()), 1e-9)
     for (row, column), h in histograms.items():
-        ax = axes[row, column]
+        ax: Any = axes[row, column]
         shown = np.log10(np.maximum(h.T, top * 1e-3))
         ax.imshow(shown, origin="lower", extent=(-limit, limit, -limit, limit), cmap="magma", vmax=np.log10(top))
         ax.set(xticks=(-4, 0, 4), yticks=(-4, 0, 4))
@@ -179,7 +179,7 @@ def pose_density(sets: Mapping[str, Molecules], *, limit: float = 5.0, bins: int
     return figure
 
 
-def noising(process, molecule: Molecules, times: Sequence[int] = (0, 100, 250, 500, 1000), *, seed: int = 0) -> Figure:
+def noising(process, molecule: Molecules, times: Sequence[int] = (0, 100, 250, 500, 1000), *, seed: int = 0) -> Picture:
     """One molecule at several times of the forward process, z_t = alpha_t x + sigma_t eps with one eps for all."""
     generator = torch.Generator().manual_seed(seed)
     z, mask = process.space.encode(molecule[0:1].to("cpu"))

@@ -140,7 +140,7 @@ def known_smiles(molecules: Molecules, *, generated: bool = False, progress: boo
     digest = hashlib.sha256(molecules.positions.numpy(force=True).tobytes())
     digest.update(molecules.numbers.numpy(force=True).tobytes())
     if generated:
-        digest.update(molecules.bonds.to(torch.int8).numpy(force=True).tobytes())
+        digest.update(molecules.graph()[0].to(torch.int8).numpy(force=True).tobytes())
     path = cache_folder() / f"smiles-{digest.hexdigest()[:16]}.json"
     try:
         return set(json.loads(path.read_text()))

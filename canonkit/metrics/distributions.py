@@ -33,10 +33,7 @@ def distribution_distances(molecules: Molecules, data: Molecules) -> dict[str, f
     for name, x in (("generated", molecules), ("data", data)):
         if not len(x):
             raise ValueError(f"there are no {name} molecules to compare")
-        if x.bonds is None:
-            raise ValueError(
-                f"the {name} molecules have no bonds: canonkit.chemistry.bonds.perceive_bonds(x) adds them"
-            )
+        x.graph()
 
     def between(found: dict, truth: dict) -> float:
         apart = {k: wasserstein_distance(found.get(k, np.zeros(1)), v) for k, v in truth.items()}
@@ -58,9 +55,10 @@ def _statistics(x: Molecules) -> dict[str, Any]:
     rings: Counter = Counter()
     for mol in to_rdkit(x):
         rings.update(_ring_sizes(mol) or ["none"])
-    pairs = x.bonds.triu(1).nonzero()  # (bonds, 3)
+    bonds = x.graph()[0]
+    pairs = bonds.triu(1).nonzero()  # (bonds, 3)
     b, i, j = pairs.unbind(1)
-    orders = x.bonds[b, i, j].tolist()
+    orders = bonds[b, i, j].tolist()
     lengths: dict[tuple, list] = {}
     ends = zip(names[b, i], names[b, j], orders, _norm(x.positions[b, i] - x.positions[b, j]).tolist(), strict=True)
     for one, other, order, d in ends:
@@ -87,7 +85,7 @@ def _ring_sizes(mol) -> list[int]:
 
 def _angles(x: Molecules, names: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """The element in the middle and the angle in degrees of every pair of bonds that meet."""
-    near = x.bonds > 0
+    near = x.graph()[0] > 0
     found = torch.cat([_meeting(near[k : k + 1024], k) for k in range(0, len(near), 1024)])
     b, i, j, k = found.unbind(1)
     u, v = x.positions[b, i] - x.positions[b, j], x.positions[b, k] - x.positions[b, j]

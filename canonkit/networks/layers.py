@@ -34,6 +34,7 @@ class MLP2(nn.Sequential):
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         first, act, second = self
+        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)  # noqa: PT018
         return linear_as(act(linear_as(x, first.weight, first.bias, dtype)), second.weight, second.bias, dtype).to(
             x.dtype
         )

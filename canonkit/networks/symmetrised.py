@@ -114,13 +114,13 @@ class Symmetrised(nn.Module):
     @property
     def fast_dtype(self) -> torch.dtype | None:
         """That of the parts; see DiT."""
-        return self.network.fast_dtype
+        return getattr(self.network, "fast_dtype", None)
 
     @fast_dtype.setter
     def fast_dtype(self, dtype: torch.dtype | None) -> None:
         for part in self.modules():
             if part is not self and hasattr(part, "fast_dtype"):
-                part.fast_dtype = dtype
+                setattr(part, "fast_dtype", dtype)  # noqa: B010
 
     def sampling_bytes(self, atoms: int) -> int:
         """An upper estimate of the memory that one molecule needs in an evaluation."""

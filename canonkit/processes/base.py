@@ -21,6 +21,11 @@ class Loss:
     total: Tensor
     terms: dict[str, Tensor]
 
+    @classmethod
+    def of(cls, terms: dict[str, Tensor]) -> Loss:
+        """The loss that is the sum of these terms."""
+        return cls(sum(terms.values()), terms)  # pyright: ignore[reportArgumentType]
+
 
 class Process(nn.Module):
     """Loss and sampler for any network.

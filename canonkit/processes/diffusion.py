@@ -123,7 +123,7 @@ class Diffusion(Process):
             # At t = 0 only coordinates are denoised; the rest has its likelihood.
             terms[name] = (error * ~zero if name in self.space.discrete else error).mean()
         terms["reconstruction"] = -(self.space.discrete_log_likelihood(z, z_t, sigma, mask) * zero).mean()
-        return Loss(sum(terms.values()), terms)
+        return Loss.of(terms)
 
     def squared_error(self, network: Network, x, draw: Draw) -> Tensor:
         """|eps - eps_hat|^2 / size of every sample, (B,)."""

@@ -77,11 +77,10 @@ class MaskedMoleculeSpace(MoleculeSpace):
         """
         if not self.graphs:
             return x.types
-        if x.bonds is None or x.charges is None:
-            raise ValueError("these molecules have no bonds and charges: see canonkit.chemistry.bonds.perceive_bonds")
-        if (x.charges.abs() > 1).any():
-            raise ValueError(f"formal charge {int(x.charges.abs().max())} is not -1, 0 or 1: leave such molecules out")
-        return len(self.CHARGES) * x.types + torch.where(x.mask, x.charges.long() + 1, 0)
+        charges = x.graph()[1]
+        if (charges.abs() > 1).any():
+            raise ValueError(f"formal charge {int(charges.abs().max())} is not -1, 0 or 1: leave such molecules out")
+        return len(self.CHARGES) * x.types + torch.where(x.mask, charges.long() + 1, 0)
 
     def assemble(self, positions: Tensor, kinds: Tensor, bonds: Tensor | None, mask: Tensor) -> Molecules:
         """Molecules of those positions, kinds of atoms and, of graphs, bonds."""
@@ -214,8 +213,9 @@ class FlowMatching(Process):
             """Kinds and bonds as they are known then, and where they are not."""
             hidden, bonds, unseen = x.mask & (draw.u >= time[:, None]), None, None
             if self.space.graphs:
+                assert draw.v is not None
                 unseen = _pairs(x.mask) & (draw.v >= time[:, None, None])
-                bonds = torch.where(unseen, self.space.ORDERS, x.bonds.long())
+                bonds = torch.where(unseen, self.space.ORDERS, x.graph()[0].long())
             return torch.where(hidden, self.space.kinds, kinds), bonds, hidden, unseen
 
         def between(time: Tensor) -> Tensor:
@@ -239,11 +239,11 @@ class FlowMatching(Process):
         places, logits, pair_logits = self._predict(*state, guess)
         square = (places - z[..., :3]).square().sum((1, 2)) / (3 * x.sizes.clamp(min=1))
         terms = {"positions": POSITIONS * square.mean(), "kinds": KINDS * masked_cross_entropy(logits, kinds, hidden)}
-        if self.space.graphs:
-            terms["bonds"] = BONDS * masked_cross_entropy(pair_logits, x.bonds.long(), unseen)
+        if pair_logits is not None and unseen is not None:
+            terms["bonds"] = BONDS * masked_cross_entropy(pair_logits, x.graph()[0].long(), unseen)
         if self.distance_weight:
             terms["distances"] = self.distance_weight * _distance_error(places, x, draw.t[:, None, None].square())
-        return Loss(sum(terms.values()), terms)
+        return Loss.of(terms)
 
     def _predict(
         self,
@@ -317,8 +317,8 @@ class FlowMatching(Process):
         x = self._start(z, mask, generator)
         kinds = torch.where(real, self.space.kinds, 0)
         bonds, guess = None, None
+        upper = _pairs(real).triu(1)
         if self.space.graphs:
-            upper = _pairs(real).triu(1)
             bonds = _symmetric(torch.where(upper, self.space.ORDERS, 0))
         count, left = (steps + 1) // 2 if heun else steps, steps
         times = (1 - torch.linspace(1, 0, count + 1) ** power).tolist()
@@ -326,12 +326,12 @@ class FlowMatching(Process):
         def velocity(x: Tensor, t: float):
             nonlocal guess
             at = torch.full((len(x),), t, device=x.device)
-            places, *logits = self._predict(network, x, kinds, bonds, at, mask, guess)
-            guess = _guess(places, logits[0])
-            return (places - x) / (1 - t), logits
+            places, logits, pair_logits = self._predict(network, x, kinds, bonds, at, mask, guess)
+            guess = _guess(places, logits)
+            return (places - x) / (1 - t), logits, pair_logits
 
         for t, s in zip(times, times[1:], strict=False):
-            v, (logits, pair_logits) = velocity(x, t)
+            v, logits, pair_logits = velocity(x, t)
             moved = x + (s - t) * v
             left -= 1
             if heun and s < 1 and left > 0:
@@ -340,7 +340,7 @@ class FlowMatching(Process):
             x = moved
             how = temperature, kinds_choice_temperature, generator
             kinds = unmask(kinds, self.space.kinds, real, s, logits, *how)
-            if bonds is not None:
+            if bonds is not None and pair_logits is not None:
                 how = temperature, choice_temperature, generator
                 bonds = _symmetric(unmask(bonds, self.space.ORDERS, upper, s, pair_logits, *how))
             if on_step is not None:

@@ -98,7 +98,7 @@ SYSTEMS = {
 }
 # Every flow on heavy atoms too; hydrogens by rule need bonds.
 SYSTEMS |= {
-    f"{name}-heavy": replace(system, data="QM9-heavy", flow=system.flow | {"graphs": True})
+    f"{name}-heavy": replace(system, data="QM9-heavy", flow=(system.flow or {}) | {"graphs": True})
     for name, system in SYSTEMS.items()
     if system.network == "Canon" and name != "Flow+bonds"
 }

@@ -146,7 +146,7 @@ class Recipe:
                 space = process.space
                 network = NETWORKS[self.network](space.features, **self.network_settings, **space.network_options)
                 if self.kernel is not None:
-                    network = Symmetrised(network, _kernel(self.kernel, space.features, self.kernel_settings))
+                    network = Symmetrised(network, _kernel(self.kernel, space.features, self.kernel_settings or {}))
                 if self.canonicalizer.startswith("frame"):
                     options["elements"] = form.elements
             h = canonicalizer(self.canonicalizer, **options)

@@ -3,7 +3,7 @@
 from canonkit.training.checkpoint import load_averaged, read_counters
 from canonkit.training.folder import is_training, locked_folder, read_card, read_log
 from canonkit.training.loop import is_finished, train
-from canonkit.training.machine import best_device, fast_dtype, hardware
+from canonkit.training.machine import best_device, fast_dtype, hardware, set_precision
 from canonkit.training.prepared import Prepared
 from canonkit.training.settings import Settings
 from canonkit.training.step import State, one_step
@@ -24,6 +24,7 @@ __all__ = [
     "read_card",
     "read_counters",
     "read_log",
+    "set_precision",
     "train",
     "validate",
 ]

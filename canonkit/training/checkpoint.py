@@ -17,8 +17,8 @@ from canonkit.files import replacing
 from canonkit.model import OrbitModel
 
 try:
-    from safetensors import SafetensorError
-    from safetensors.torch import safe_open, save_file
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
 except ImportError:
     SafetensorError, safe_open, save_file = OSError, None, None
 NAMES = ("checkpoint.safetensors", "previous.safetensors", "checkpoint.pt", "averaged.pt")
@@ -58,7 +58,7 @@ def read_checkpoint(folder: Path, prefix: str = "", averaged: bool = True) -> tu
 
 
 def _read(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict]:
-    if path.suffix == ".pt":
+    if path.suffix == ".pt" or safe_open is None:
         saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         return {k: v for k, v in saved["tensors"].items() if k.startswith(prefix)}, saved["counters"]
     with safe_open(path, framework="pt") as file:

@@ -30,7 +30,7 @@ from canonkit.extras import require
 from canonkit.files import replacing
 from canonkit.model import OrbitModel
 from canonkit.training.folder import claim_folder, locked_folder, read_log
-from canonkit.training.machine import best_device, fast_dtype, hardware, peak_memory
+from canonkit.training.machine import best_device, hardware, peak_memory, set_precision
 from canonkit.training.prepared import Prepared
 from canonkit.training.resident import Resident
 from canonkit.training.step import State, one_step
@@ -154,11 +154,7 @@ def train(
         device = accelerator.device
     main = accelerator is None or accelerator.is_main_process
     device = best_device() if device is None else torch.device(device)
-    fast = fast_dtype(settings.precision, device)
-    model.to(device).train()
-    for part in (model.network, model.canonicalizer):
-        if hasattr(part, "fast_dtype"):
-            part.fast_dtype = fast
+    fast = set_precision(model.to(device).train(), settings.precision)
 
     with locked_folder(out) if main else nullcontext():
         about = prepared.about | {"settings": asdict(settings)}
@@ -206,7 +202,7 @@ def train(
                 stopping = finished() or stop.is_set()
                 if accelerator is not None:  # all processes stop at the same step
                     flag = torch.tensor(float(stopping), device=device)
-                    stopping = bool(accelerator.reduce(flag, "max") > 0)
+                    stopping = bool(accelerator.reduce(flag, "max") > 0)  # pyright: ignore[reportOperatorIssue]
                 if stopping:
                     break
                 state.set_rate(rate())

@@ -36,6 +36,15 @@ def fast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if fast else None
 
 
+def set_precision(model: torch.nn.Module, precision: str) -> torch.dtype | None:
+    """Tells the parts of a model on its device which dtype `Settings.precision` means; returns that."""
+    fast = fast_dtype(precision, next(model.parameters()).device)
+    for part in model.children():
+        if hasattr(part, "fast_dtype"):
+            setattr(part, "fast_dtype", fast)  # noqa: B010 (torch types attributes as modules)
+    return fast
+
+
 def hardware(device: torch.device) -> str:
     """The machine in one line, for cards and logs."""
     if device.type == "cuda":

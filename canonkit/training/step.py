@@ -124,7 +124,7 @@ def clip(parameters: list[Tensor], norms: Tensor, count: Tensor, fixed: float | 
     allowed = torch.where(count > 0, 1.5 * mean + 2 * deviation, torch.inf).to(norm)
     if fixed is not None:
         allowed = torch.full_like(norm, fixed)
-    torch.nn.utils.clip_grads_with_norm_(parameters, allowed, norm)
+    torch.nn.utils.clip_grads_with_norm_(parameters, allowed, norm)  # pyright: ignore[reportArgumentType]
     norms.scatter_(0, (count % len(norms))[None], torch.minimum(norm, allowed).to(norms)[None])
     return norm
 
@@ -151,9 +151,9 @@ def one_step(state: State, net, x, draw=None, share: float = 1.0, backward: Call
     weight = 1 - torch.clamp((1 + state.count) / (10 + state.count), max=state.settings.ema)
     averaged, current = list(state.ema.parameters()), list(state.model.parameters())
     with torch.no_grad():
-        change = torch._foreach_sub(current, averaged)  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_mul_(change, weight)  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_add_(averaged, change)  # pyright: ignore[reportPrivateImportUsage]
+        change = torch._foreach_sub(current, averaged)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType]
+        torch._foreach_mul_(change, weight)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType]
+        torch._foreach_add_(averaged, change)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType]
         for average, now in state.statistics:
             average.copy_(now)
     return {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}, "gradient_norm": norm}

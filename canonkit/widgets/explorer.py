@@ -85,5 +85,5 @@ class Explorer:
         from IPython.display import display
 
         display(self.box)
-        x, y, colour = (menu.value for menu in self.menus)
+        x, y, colour = (str(menu.value) for menu in self.menus)
         display(property_map(self.properties, x, y, colour))  # stays in the saved notebook

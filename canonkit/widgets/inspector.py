@@ -88,7 +88,8 @@ class PoseInspector:
         """Redraws panes and numbers; returns the numbers by canonicalizer."""
         x, order = self.disturbed()
         alone = len(self.canonicalizers) == 1
-        shown, frames, found = [x], [None], {}
+        shown, found = [x], {}
+        frames: list[torch.Tensor | None] = [None]
         for name, h in self.canonicalizers.items():
             c = h(x)
             ordered = c.order is not None

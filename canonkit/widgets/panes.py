@@ -93,5 +93,6 @@ class Panes(anywidget.AnyWidget):
 
     def figure(self, size: float) -> Picture:
         """What the panes show as a picture, `size` inches each."""
+        assert self._shown is not None
         molecules, titles = self._shown
         return draw(molecules, columns=len(titles), captions=titles, axes=True, size=size)

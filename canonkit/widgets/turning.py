@@ -37,4 +37,4 @@ class Turning:
         display(ipywidgets.HBox([self.angle, self.which]))
         handle = display(self.picture(), display_id=True)
         for slider in (self.angle, self.which):
-            slider.observe(lambda change: handle.update(self.picture()), names="value")
+            slider.observe(lambda change: handle and handle.update(self.picture()), names="value")

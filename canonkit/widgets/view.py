@@ -81,7 +81,7 @@ def show(
     if not local and is_offline():
         return View(f"<div>{picture}{HELP}</div>", png)
     viewer = _viewer(molecules, captions, columns, mark_unstable, axes, linked, size)
-    page = viewer.write_html()
+    page = str(viewer.write_html())
     for caption in map(json.dumps, captions or ()):  # drawn as text, but it must not end the script that it is in
         page = page.replace(caption, caption.replace("<", "\\u003c"))
     name = f"canonkit-{viewer.uniqueid}"
