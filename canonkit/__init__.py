@@ -9,7 +9,10 @@ ck.evaluate(run.sample(100, steps=100))
 
 __version__ = "0.1.0"
 
+import ast
 import importlib
+import inspect
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,80 +44,30 @@ if TYPE_CHECKING:
     from canonkit.widgets.inspector import inspect_pose
     from canonkit.widgets.view import show
 
-# Where each public name lives: loaded where it is first used, so that importing canonkit costs little.
-_WHERE = {
-    "Molecules": ("canonkit.molecules", "Molecules"),
-    "read": ("canonkit.chemistry.formats", "read"),
-    "write": ("canonkit.chemistry.formats", "write"),
-    "canonicalizer": ("canonkit.canonicalizers", "canonicalizer"),
-    "certify": ("canonkit.certificates", "certify"),
-    "Canonicalize": ("canonkit.canonicalizers.pyg", "Canonicalize"),
-    "OrbitModel": ("canonkit.model", "OrbitModel"),
-    "OwnMolecules": ("canonkit.data.own", "OwnMolecules"),
-    "load_qm9": ("canonkit.data.qm9", "load_qm9"),
-    "load_rotmnist": ("canonkit.data.rotmnist", "load_rotmnist"),
-    "recipe": ("canonkit.recipes.names", "recipe"),
-    "load_run": ("canonkit.recipes.run", "load_run"),
-    "runs": ("canonkit.queue", "runs"),
-    "load": ("canonkit.releases", "load"),
-    "pretrained": ("canonkit.releases", "pretrained"),
-    "new_run_folder": ("canonkit.recipes.run", "new_run_folder"),
-    "stability": ("canonkit.metrics", "stability"),
-    "bond_orders": ("canonkit.metrics", "bond_orders"),
-    "evaluate": ("canonkit.metrics", "evaluate"),
-    "pose_statistics": ("canonkit.metrics", "pose_statistics"),
-    "draw": ("canonkit.figures", "draw"),
-    "show": ("canonkit.widgets.view", "show"),
-    "inspect_pose": ("canonkit.widgets.inspector", "inspect_pose"),
-    "explore": ("canonkit.widgets.explorer", "explore"),
-    "properties": ("canonkit.metrics", "properties"),
-    "table1": ("canonkit.results", "table1"),
-    "table2": ("canonkit.results", "table2"),
-    "pose_table": ("canonkit.results", "pose_table"),
-    "systems": ("canonkit.recipes.names", "systems"),
-    "train": ("canonkit.trainer", "train_recipe"),
-}
 __all__ = [
-    "Canonicalize",
-    "Molecules",
-    "OrbitModel",
-    "OwnMolecules",
-    "bond_orders",
-    "canonicalizer",
-    "certify",
-    "draw",
-    "evaluate",
-    "explore",
-    "figures",
-    "inspect_pose",
-    "load",
-    "load_qm9",
-    "load_rotmnist",
-    "load_run",
-    "new_run_folder",
-    "pose_statistics",
-    "pose_table",
-    "pretrained",
-    "properties",
-    "read",
-    "recipe",
-    "runs",
-    "show",
-    "stability",
-    "systems",
-    "table1",
-    "table2",
-    "train",
-    "write",
-]
+    "Canonicalize", "Molecules", "OrbitModel", "OwnMolecules", "bond_orders", "canonicalizer", "certify", "draw",
+    "evaluate", "explore", "figures", "inspect_pose", "load", "load_qm9", "load_rotmnist", "load_run",
+    "new_run_folder", "pose_statistics", "pose_table", "pretrained", "properties", "read", "recipe", "runs", "show",
+    "stability", "systems", "table1", "table2", "train", "write",
+]  # fmt: skip
+
+
+def _where() -> dict[str, tuple[str, str]]:
+    """Each public name's module, and its name there: what type checkers read above is loaded where it is first used."""
+    block = next(node for node in ast.parse(inspect.getsource(sys.modules[__name__])).body if isinstance(node, ast.If))
+    lines = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name: (str(node.module), alias.name) for node in lines for alias in node.names}
+
+
+_WHERE = _where()  # so importing canonkit costs little
 
 
 def __getattr__(name: str):
-    if name == "figures":
-        return importlib.import_module("canonkit.figures")
     if name not in _WHERE:
         raise AttributeError(f"module 'canonkit' has no attribute {name!r}")
     module, inner = _WHERE[name]
+    if module == "canonkit":
+        return importlib.import_module(f"canonkit.{inner}")
     if module.startswith("canonkit.widgets"):
         from canonkit.extras import WIDGETS, require
 

@@ -108,17 +108,12 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--scale", choices=SCALES, default="paper")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--canonicalizer-lr", type=float)
-    parser.add_argument("--ema", type=float)
-    parser.add_argument("--warmup", type=int)
+    parser.add_argument("--set", nargs="*", default=[], help="training settings, such as lr=3e-4 batch_size=256")
     parser.add_argument("--fall", type=float, default=0.3, help="share of the time over which the learning rate falls")
     parser.add_argument("--resume", action="store_true")
-    given = {k: v for k, v in vars(parser.parse_args()).items() if v is not None}
-    print(
-        json.dumps(train_for(given.pop("minutes"), given.pop("recipe"), given.pop("data"), given.pop("out"), **given))
-    )
+    given = vars(parser.parse_args())
+    changes = {name: json.loads(value) for name, value in (setting.split("=") for setting in given.pop("set"))}
+    print(json.dumps(train_for(given.pop("minutes"), given.pop("recipe"), given.pop("data"), **given, **changes)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Weights by name: what is shipped is what its card says, and nothing damaged is loaded."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from canonkit.queue import read_queue
 from canonkit.recipes.names import recipe
 from canonkit.trainer import train_recipe
 from canonkit.training import Settings, validate
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +165,9 @@ def test_shipped_weights_fit_into_forty_megabytes():
     assert sum(p.stat().st_size for p in releases.FOLDER.iterdir()) < 40e6
 
 
-@pytest.mark.parametrize("queue", ["queue-qm9.toml", "queue-rotmnist.toml", "queue-canonflow.toml"])
+@pytest.mark.parametrize("queue", ["qm9", "rotmnist", "canonflow"])
 def test_the_queues_that_come_along_train_what_is_shipped(queue):
-    last = {job.recipe: job for job in read_queue(releases.FOLDER / queue)[0]}  # of a recipe in stages
+    last = {job.recipe: job for job in read_queue(ROOT / "queues" / f"{queue}.toml")[0]}  # of a recipe in stages
     for job in last.values():
         card = releases.cards()[job.recipe]
         settings = recipe(job.recipe, job.scale, seed=job.seed, **job.settings).settings

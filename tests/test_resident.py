@@ -196,7 +196,7 @@ def test_torch_and_numpy_are_enough(file, tmp_path):
     )
     block += "    sys.modules[name] = None\n"
     words = ["inertial+GDM", "--data", str(file), "--out", str(tmp_path / "run"), "--minutes", "0.05"]
-    words += ["--scale", "laptop", "--batch-size", "4"]
+    words += ["--scale", "laptop", "--set", "batch_size=4"]
     code = f"{block}sys.argv[1:] = {words}\nfrom canonkit.resident import main\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
