@@ -8,6 +8,7 @@ sampling:  n ~ p(n), the process on that size; canonical poses come out. Acting 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class OrbitModel(nn.Module):
         seed: int | None = None,
         batch_size: int | None = None,
         progress: bool = False,
-        **options,
+        **options: Any,
     ) -> Samples:
         """New molecules or images, in canonical poses. Interrupted, it returns what is done, in batches of like sizes.
 

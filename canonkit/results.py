@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from canonkit.data.base import Dataset
 from canonkit.files import replacing
@@ -173,31 +174,31 @@ def save_evaluation(path: str | Path, evaluation: dict) -> None:
         temporary.write_text(json.dumps(evaluation, indent=1) + "\n")
 
 
-def measured_laptop() -> list[dict]:
+def measured_laptop() -> list[dict[str, Any]]:
     """The evaluations of the systems of molecules at laptop scale that come with the kit."""
     return _shipped("table1-laptop")
 
 
-def measured_costs() -> list[dict]:
+def measured_costs() -> list[dict[str, Any]]:
     """What those systems cost: the rows of `canonkit bench systems` that come with the kit."""
     return _shipped("costs-laptop")
 
 
-def measured_steps() -> list[dict]:
+def measured_steps() -> list[dict[str, Any]]:
     """`evaluate_steps` of the shipped models of molecules."""
     return _shipped("steps-laptop")
 
 
-def measured_ablation() -> list[dict]:
+def measured_ablation() -> list[dict[str, Any]]:
     """`evaluate_ablation` of CanonFlow and the recipes it is made of step by step, with three seeds."""
     return _shipped("ablation-laptop")
 
 
-def _shipped(name: str) -> list[dict]:
+def _shipped(name: str) -> list[dict[str, Any]]:
     return json.loads((Path(__file__).parent / "pretrained" / f"{name}.json").read_text())
 
 
-def table1(evaluations: Iterable[dict] = (), costs: Iterable[dict] = ()) -> Table:
+def table1(evaluations: Iterable[dict[str, Any]] = (), costs: Iterable[dict[str, Any]] = ()) -> Table:
     """Table 1: published columns, then measured ones from `evaluations` (see `canonkit evaluate`).
 
     `costs`, rows of `canonkit bench systems`, add the time of a training step and of a sample.
@@ -234,7 +235,7 @@ def table1(evaluations: Iterable[dict] = (), costs: Iterable[dict] = ()) -> Tabl
     return Table("Table 1: QM9", header, rows, notes)
 
 
-def ablation_table(evaluations: Iterable[dict]) -> Table:
+def ablation_table(evaluations: Iterable[dict[str, Any]]) -> Table:
     """What each step towards CanonFlow does, mean ± standard deviation over seeds, from `evaluate_ablation`."""
     found = by_recipe(evaluations)
     budgets = list(next(iter(found.values()))[0]["at"])
@@ -256,15 +257,15 @@ def ablation_table(evaluations: Iterable[dict]) -> Table:
     return Table("What each step does", header, rows, notes)
 
 
-def by_recipe(evaluations: Iterable[dict]) -> dict[str, list[dict]]:
+def by_recipe(evaluations: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Evaluations of several seeds, in lists by recipe."""
-    found: dict[str, list[dict]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for e in evaluations:
         found.setdefault(e["recipe"], []).append(e)
     return found
 
 
-def _spread(runs: list[dict], budget: str, key: str, unit: float, digits: int) -> str:
+def _spread(runs: list[dict[str, Any]], budget: str, key: str, unit: float, digits: int) -> str:
     values = [unit * v for e in runs if (v := e["at"][budget].get(key)) is not None]
     if not values:
         return "–"
@@ -272,7 +273,7 @@ def _spread(runs: list[dict], budget: str, key: str, unit: float, digits: int) -
     return mean if len(values) < 2 else f"{mean} ± {stdev(values):.{digits}f}"
 
 
-def table2(evaluations: Iterable[dict] | None = None) -> Table:
+def table2(evaluations: Iterable[dict[str, Any]] | None = None) -> Table:
     """Table 2: published errors, then measured ones from `evaluations`, by default those of the shipped weights."""
     if evaluations is None:
         from canonkit.releases import cards

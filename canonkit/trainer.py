@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from canonkit.data.base import Dataset
 from canonkit.model import OrbitModel
@@ -24,10 +25,10 @@ def train_recipe(
     data: Dataset | None = None,
     device: str | None = None,
     init: str | None = None,
-    monitor: Callable[[list[dict]], None] | None = None,
+    monitor: Callable[[list[dict[str, Any]]], None] | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 60.0,
-    **changes,
+    **changes: Any,
 ) -> Run:
     """Trains a recipe on its data, or on `data`, into the folder `out`.
 

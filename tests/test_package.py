@@ -197,3 +197,15 @@ def test_every_system_is_listed():
     assert rows.keys() == SYSTEMS.keys()
     assert rows["CanonFlow-heavy"][1:] == ["QM9 without hydrogens", "flow", "Canon", "spectral"]
     assert rows["CanonFlow-aug"][-1] == "turned at random"
+
+
+@pytest.mark.slow
+def test_from_outside_the_public_names_have_known_types(tmp_path):
+    pyright = pytest.importorskip("pyright")
+    lines = ["import canonkit as ck", *(f"reveal_type(ck.{name})" for name in ck.__all__)]
+    (tmp_path / "use.py").write_text("\n".join(lines))
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)]}))
+    done = pyright.run("--pythonpath", sys.executable, "--outputjson", str(tmp_path), capture_output=True, text=True)
+    found = [d["message"] for d in json.loads(done.stdout)["generalDiagnostics"]]
+    assert len(found) == len(ck.__all__)
+    assert not [text for text in found if "Unknown" in text]

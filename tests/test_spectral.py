@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canonkit.canonicalizers import Inertial, Ordered, SpectralKey, canonicalizer
+from canonkit.canonicalizers.base import VERSION
 from canonkit.canonicalizers.order import EQUAL, sort_atoms
 from canonkit.canonicalizers.spectral import ELEMENT_TERM, GAP, REACH, spectrum
 from canonkit.certificates import certify
@@ -185,3 +186,15 @@ def test_canonical_data_are_cached_by_molecules_and_version(sample, tmp_path, mo
     assert not stale.exists()
     with pytest.raises(ValueError, match="'frame' has weights"):
         canonical.cached_canonical(recipe("canon+GDM").build(COUNTS), "frame", x)
+
+
+FORMS = {"inertial": -0.33255, "spectral-pose": -0.47596, "spectral": 2.85318, "inertial-spectral": 2.29517}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_changed_formula_has_a_new_version(qm9, name):
+    """Kept canonical forms are read by this version alone: raise VERSION when these numbers change."""
+    x = qm9.molecules[1000:1020].to(torch.float64)
+    weights = torch.linspace(0, 1, x.positions.numel(), dtype=torch.float64).view_as(x.positions)
+    assert VERSION == 1
+    assert float((canonicalizer(name)(x).x.positions * weights).sum()) == pytest.approx(FORMS[name], abs=2e-5)

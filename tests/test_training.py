@@ -17,7 +17,7 @@ import canonkit as ck
 from canonkit.data.qm9 import FORM, LONGEST
 from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.recipes.recipe import Recipe
-from canonkit.training import Prepared, Settings, State, one_step, read_log, train, validate
+from canonkit.training import Prepared, Settings, State, one_step, read_card, read_log, train, validate
 from canonkit.training.step import clip
 
 SMALL = Settings(
@@ -333,3 +333,41 @@ def test_rates_rise_stay_and_fall():
     rate = Settings(warmup=4, cool_from=10, cool_to=20).rate
     assert [rate(k) for k in (0, 1, 3, 9, 10, 15, 19, 20, 25)] == [0.25, 0.5, 1, 1, 1, 0.5, 0.1, 0, 0]
     assert Settings().rate(10**9) == 1
+
+
+def test_cards_and_run_files_of_earlier_versions_are_read_under_their_present_names(tmp_path):
+    made = recipe("CanonFlow-heavy").card("0" * 64, 10, torch.ones(10))
+    old = json.loads(json.dumps(made))
+    del old["recipe"]["own"]
+    old["recipe"] |= {"data": "QM9", "hydrogens": "by rule"}
+    old["data"]["name"] = "QM9"
+    flow = old["recipe"]["flow"]
+    flow["guessing"] = flow.pop("self_conditioning")
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    read = Recipe.from_card(read_card(tmp_path / "run.json"))
+    assert read == recipe("CanonFlow-heavy")
+    assert read.form.heavy
+
+
+def test_checkpoints_that_torch_wrote_are_read(qm9, tmp_path):
+    """Those of a machine without safetensors, and of the loop on a GPU in earlier versions."""
+    small_train(qm9, tmp_path, steps=3)
+    tensors = load_file(tmp_path / "checkpoint.safetensors")
+    torch.save({"tensors": tensors, "counters": {"step": 3, "seconds": 1.0}}, tmp_path / "checkpoint.pt")
+    (tmp_path / "checkpoint.safetensors").rename(tmp_path / "elsewhere")
+    one, two = (State(small_model(qm9), SMALL) for _ in range(2))
+    assert one.restore(tmp_path)
+    (tmp_path / "elsewhere").rename(tmp_path / "checkpoint.safetensors")
+    assert two.restore(tmp_path)
+    assert all(torch.equal(v, two.tensors()[k]) for k, v in one.tensors().items())
+    assert one.step == int(one.count) == 3
+
+
+def test_resident_training_refuses_what_it_does_not_know(qm9, tmp_path):
+    with pytest.raises(ValueError, match="fall is a share of the minutes of resident training"):
+        small_train(qm9, tmp_path, fall=0.3)
+    cooled = replace(SMALL, cool_from=2, cool_to=4, validate_every=2, sample_every=4)
+    small_train(qm9, tmp_path, steps=4, settings=cooled, resident=True)
+    assert [(e["kind"], e["step"]) for e in read_log(tmp_path)] == [
+        ("valid", 2), ("train", 4), ("valid", 4), ("sample", 4)
+    ]  # fmt: skip

@@ -1,5 +1,7 @@
 """h: X -> G. One file per canonicalizer; `canonicalizer(name)` makes one by the name used in recipes and on the CLI."""
 
+from typing import Any
+
 from canonkit.canonicalizers.base import Canonical, Canonicalizer
 from canonkit.canonicalizers.frame import Frame
 from canonkit.canonicalizers.identity import Identity
@@ -24,7 +26,7 @@ OF_IMAGES = {"gcnn": GCNN, "copies": Copies, "arbitrary": Arbitrary}  # with the
 NAMES = (*BY_NAME, *(f"{name}{K}" for name in OF_IMAGES for K in (8, 16, 32)))
 
 
-def canonicalizer(name: str, **settings) -> Canonicalizer:
+def canonicalizer(name: str, **settings: Any) -> Canonicalizer:
     """A canonicalizer by name.
 
     Of molecules: identity, inertial (principal axes), frame (a network with random weights), spectral-pose; with an

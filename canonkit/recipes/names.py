@@ -7,6 +7,7 @@ at in ten minutes on two cores.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from canonkit.names import choose
 from canonkit.recipes.recipe import FORMS, Recipe
@@ -130,7 +131,7 @@ def systems() -> Table:
     return Table("Systems", ["name", "data", "process", "network", "canonicalizer"], rows, [])
 
 
-def recipe(name: str, scale: str = "laptop", **changes) -> Recipe:
+def recipe(name: str, scale: str = "laptop", **changes: Any) -> Recipe:
     """The recipe of that name; `changes` replace its training settings.
 
     Raises:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from canonkit.data.batches import Samples
 from canonkit.model import OrbitModel
 from canonkit.recipes.recipe import Recipe
 from canonkit.training import load_averaged, read_card, read_log
@@ -29,8 +31,8 @@ class Run:
     folder: Path
     recipe: Recipe
     model: OrbitModel
-    log: list[dict]
-    card: dict
+    log: list[dict[str, Any]]
+    card: dict[str, Any]
     step: int
     seconds: float
 
@@ -50,7 +52,7 @@ class Run:
         """Seconds of training, those of the weights that the run started from included."""
         return self.seconds + self.card.get("init", {}).get("seconds", 0)
 
-    def provenance(self) -> dict:
+    def provenance(self) -> dict[str, Any]:
         """What a table must say beside a number got from this run."""
         return {
             "recipe": self.recipe.name,
@@ -63,7 +65,7 @@ class Run:
             "hardware": self.card["hardware"],
         }
 
-    def sample(self, count: int = 1, steps: int | None = None, *, hydrogens: bool = True, **options):
+    def sample(self, count: int = 1, steps: int | None = None, *, hydrogens: bool = True, **options: Any) -> Samples:
         """`OrbitModel.sample`; of a model of heavy atoms with hydrogens added by rule, unless that is not wanted.
 
         A molecule that RDKit refuses to give hydrogens stays among the samples as it is, with a warning.

@@ -151,9 +151,12 @@ def one_step(state: State, net, x, draw=None, share: float = 1.0, backward: Call
     weight = 1 - torch.clamp((1 + state.count) / (10 + state.count), max=state.settings.ema)
     averaged, current = list(state.ema.parameters()), list(state.model.parameters())
     with torch.no_grad():
-        change = torch._foreach_sub(current, averaged)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType]
-        torch._foreach_mul_(change, weight)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType]
-        torch._foreach_add_(averaged, change)  # pyright: ignore[reportPrivateImportUsage, reportArgumentType]
+        if weight.is_cuda:  # without asking for the weight
+            change = torch._foreach_sub(current, averaged)  # pyright: ignore
+            torch._foreach_mul_(change, weight)  # pyright: ignore
+            torch._foreach_add_(averaged, change)  # pyright: ignore
+        else:
+            torch._foreach_lerp_(averaged, current, float(weight))  # pyright: ignore
         for average, now in state.statistics:
             average.copy_(now)
     return {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}, "gradient_norm": norm}
