@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,16 +67,11 @@ class Run:
     def sample(self, count: int = 1, steps: int | None = None, *, hydrogens: bool = True, **options: Any) -> Samples:
         """`OrbitModel.sample`; of a model of heavy atoms with hydrogens added by rule, unless that is not wanted.
 
-        A molecule that RDKit refuses to give hydrogens stays among the samples as it is, with a warning.
+        A molecule with impossible bonds, to which RDKit adds no hydrogens, stays among the samples as it is: an invalid
+        and unstable one, as others make them too. `canonkit.chemistry.hydrogens.add_hydrogens` tells which these are.
         """
         samples = self.model.sample(count, steps, **options)
-        if not (self.recipe.form.heavy and hydrogens):
-            return samples
-        made = self.recipe.form.complete(samples)
-        if made.refused.any():
-            refused, of = int(made.refused.sum()), len(samples)
-            warnings.warn(f"{refused} of {of} molecules have impossible bonds: no hydrogens were added", stacklevel=2)
-        return made.molecules
+        return self.recipe.form.complete(samples).molecules if self.recipe.form.heavy and hydrogens else samples
 
 
 def new_run_folder(start: str | Path) -> Path:
