@@ -29,7 +29,7 @@ test-fast: $(VENV)/.done
 lint: $(VENV)/.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/.done
 	$(BIN)/python .ci/docs.py build/docs
