@@ -248,7 +248,7 @@ class Molecules:
 
     @property
     def padding(self) -> Tensor | None:
-        """The mask, or None where nothing is padded. While a CUDA graph is captured nobody can look: then the mask."""
+        """The mask, or None where nothing is padded. During the capture of a CUDA graph: the mask."""
         if self.mask.is_cuda and torch.cuda.is_current_stream_capturing():
             return self.mask
         return None if bool(self.mask.all()) else self.mask

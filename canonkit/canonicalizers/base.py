@@ -50,7 +50,7 @@ class Canonicalizer(nn.Module):
         """
         if x.positions.dtype in (torch.float16, torch.bfloat16):
             x = x.to(torch.float32)
-        if not (x.mask.is_cuda and torch.cuda.is_current_stream_capturing()):  # nobody can look while that goes on
+        if not (x.mask.is_cuda and torch.cuda.is_current_stream_capturing()):  # values cannot be read during a capture
             x.check_finite()
         B, N = x.mask.shape
         return self.together(x) if B * N**2 <= PAIRS else self._in_pieces(x)

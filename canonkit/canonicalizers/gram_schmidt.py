@@ -12,7 +12,7 @@ from torch import Tensor
 from canonkit.groups import gram_schmidt
 from canonkit.molecules import Molecules
 
-TOLERANCE = 1e-3  # a vector shorter than this times its natural scale has no direction worth the name
+TOLERANCE = 1e-3  # a vector shorter than this times its natural scale has no reliable direction
 
 
 def labelled_vectors(centred: Molecules) -> tuple[Tensor, Tensor]:

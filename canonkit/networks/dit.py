@@ -38,7 +38,7 @@ def distance_features(x: Tensor, mask: Tensor | None) -> Tensor:
         squared = squared_distances(y)
         d = (squared + 1e-12).sqrt()  # 1e-12 Å^2: the root's slope is infinite at 0
         exponent = torch.stack([squared, d, torch.ones_like(d)], dim=-1) @ c
-        phi = exponent.clamp(min=-80).exp()  # below, processors take ten times as long for as good as nothing
+        phi = exponent.clamp(min=-80).exp()  # exp of less is nearly zero, and ten times as slow
         parts.append((n[:, :, None] @ phi).squeeze(2) / n.sum(-1, keepdim=True).clamp(min=1))
     return torch.cat(parts)
 

@@ -1,4 +1,4 @@
-r"""Flow matching of molecules and molecular graphs: a straight way for positions, a masked one for what is discrete.
+r"""Flow matching of molecules and molecular graphs: straight paths of positions, masks for what is discrete.
 
     x_t = (1 - t) x_0 + t x_1,   x_0 ~ prior, x_1 data;      kind a_i is known at t with probability t, else masked;
                                                              so is, of graphs, every bond b_ij
@@ -15,8 +15,8 @@ r"""Flow matching of molecules and molecular graphs: a straight way for position
                network learns to mend its own mistakes (as FlowMol3, Dunn and Koes 2025)
     unrolled:  where the network is asked twice, it may be asked first at an earlier time and move to x_t by itself, as
                in sampling: training for few steps
-    coupling:  among molecules of one size in a batch, x_0 are dealt out so that sum |x_0 - x_1|^2 is least; nothing is
-               turned or permuted within a molecule
+    coupling:  among molecules of one size in a batch, x_0 are assigned to x_1 so that sum |x_0 - x_1|^2 is least;
+               nothing is turned or permuted within a molecule
 
 The conditional velocity x_1 - x_0 varies less where x_0 lies near x_1: that is what canonical order, aligned prior and
 optimal transport are for (canonical diffusion 2026). Weights and the law of t are those of SemlaFlow (Irwin et al.
@@ -150,7 +150,7 @@ class FlowMatching(Process):
     Args:
         space: of the molecules.
         prior: of x_0.
-        coupling: deal x_0 out by optimal transport.
+        coupling: assign x_0 to molecules by optimal transport.
         distance_weight: w_d of the loss of distances.
         correction: largest standard deviation of a push in Å; 0 for none.
         unrolled: train on steps of the network's own.

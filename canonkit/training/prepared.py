@@ -37,5 +37,5 @@ class Prepared:
         """A batch of `train` as the model's loss takes it: augmented if that is set, and canonical unless h learns."""
         if self.settings.augment:
             x = self.model.process.space.randomize(x, generator)
-        # Before noise is drawn: a flow deals it out among canonical molecules.
+        # Before noise is drawn: a flow assigns it to canonical molecules.
         return x if self.canonical or self.model.learned else self.model.canonicalizer(x).x
