@@ -108,7 +108,7 @@ def test_a_failing_run_is_named_and_the_others_are_trained(tmp_path):
         "[[run]]\nrecipe = 'GDM'\nsteps = 1\nset = { batch_size = 4, sample_every = 0 }\n"
     )
     process = queue_process(path, stderr=subprocess.PIPE)
-    errors = process.communicate(timeout=120)[1]
+    errors = process.communicate(timeout=900)[1]
     assert process.returncode == 1
     assert "GMD-laptop-0" in errors
     assert "choose from GDM" in errors
