@@ -267,7 +267,7 @@ def test_an_ablation_becomes_a_table_and_a_figure_with_the_spread_over_seeds(tmp
 def test_shipped_ablation_and_steps_are_of_known_recipes_and_equal_budgets():
     rows = measured_ablation()
     assert {e["recipe"] for e in rows} <= SYSTEMS.keys()
-    assert len({tuple(sorted(e["seed"] for e in runs)) for runs in by_recipe(rows).values()}) == 1
+    assert all(sorted(e["seed"] for e in runs) == [0, 1, 2] for runs in by_recipe(rows).values())
     for key in ("seen", "scale", "protocol"):
         assert len({e[key] for e in rows}) == 1
     steps = measured_steps()
