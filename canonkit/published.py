@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from canonkit.names import choose
+from canonkit.processes.diffusion import polynomial_schedule
 from canonkit.recipes.names import recipe
 from canonkit.recipes.recipe import Recipe
 from canonkit.recipes.run import Run
@@ -105,7 +106,7 @@ def _edm(path: Path) -> Run:
         model.network.load_state_dict(renamed)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit EDM's EGNN: {str(error).splitlines()[-1].strip()}") from None
-    _same_schedule(tensors.get("gamma.gamma"), model.process.gamma, path)
+    _same_schedule(tensors.get("gamma.gamma"), polynomial_schedule(), path)
     model.eval().requires_grad_(False)
     card = _card(chosen, settings) | {"size_counts": model.size_counts.tolist(), "hardware": "published weights"}
     return Run(path.parent, chosen, model, [], card, 0, 0.0)

@@ -6,7 +6,7 @@ is the density of samples that a random rotation turned. p_slice(R^-1 x) is larg
 there, and with a small probability anywhere:
 
     R = h(x) exp([v]),   v ~ N(0, s^2 I) in R^3, |v| < pi;   else, with probability u, R ~ Haar
-    q(R) = u + (1 - u) N(v; 0, s^2) / P(|v| < pi) * 4 pi^2 |v|^2 / (1 - cos |v|)      with respect to Haar, R = h exp([v])
+    q(R) = u + (1 - u) N(v; 0, s^2) / P(|v| < pi) * 4 pi^2 |v|^2 / (1 - cos |v|)   with respect to Haar, R = h exp([v])
 
 Where only a bound is known, -log p_slice <= E nll, Jensen's inequality gives another, which one draw estimates without
 bias:
