@@ -276,6 +276,9 @@ def evaluate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the sampler, such as choice_temperature=inf.")
     ] = None,
+    published: Annotated[
+        str | None, typer.Option(help="Whose published checkpoint SOURCE is, such as edm: a folder of the authors.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model or a file of molecules.
@@ -288,20 +291,21 @@ def evaluate(
     from canonkit.data.qm9 import load_qm9
     from canonkit.metrics import evaluate as score
     from canonkit.metrics import known_smiles
+    from canonkit.releases import load
     from canonkit.results import evaluate_any, save_evaluation
 
     _at_least_one(count=count, steps=steps)
     show = not as_json
-    if source == "qm9" or Path(source).suffix.lower() in SUFFIXES:
+    if not published and (source == "qm9" or Path(source).suffix.lower() in SUFFIXES):
         qm9 = load_qm9(progress=show)
         molecules = qm9.molecules if source == "qm9" else read(source)
         scores = score(molecules, known_smiles(qm9.part("train"), progress=show), progress=show)
         _print(scores.as_dict(), scores, as_json)
         return
-    run = _run(source)
+    run = load(source, published) if published else _run(source)
     other, options = _run(against) if against else None, dict(_setting(s) for s in set_ or ())
     result = evaluate_any(run, None, count, steps, against=other, seed=seed, progress=show, **options)
-    if Path(source).is_dir():
+    if Path(source).is_dir() and not published:
         save_evaluation(run.folder / "evaluation.json", result)
     _print(result, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items()), as_json)
 

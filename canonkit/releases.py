@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from canonkit.files import replacing, sha256, weights_folder
 from canonkit.names import choose
+from canonkit.published import load_published
 from canonkit.recipes.recipe import Recipe
 from canonkit.recipes.run import Run
 from canonkit.tables import Table
@@ -54,12 +55,18 @@ def _found() -> dict[str, tuple[Path, dict]]:
     return dict(sorted(found.items()))
 
 
-def load(name: str) -> Run:
-    """The trained model of that name, on the CPU.
+def load(name: str, published: str | None = None) -> Run:
+    """The trained model of that name, on the CPU; or, with `published`, a checkpoint that the authors of a paper give.
+
+    Args:
+        name: of trained weights; or a path to the authors' files.
+        published: whose files they are, "edm"; see `canonkit.published`.
 
     Raises:
         ValueError: no weights of that name; or they are missing, truncated or altered.
     """
+    if published is not None:
+        return load_published(name, published)
     known = _found()
     if name not in known:
         raise ValueError(f"no weights are called {name!r}: {choose(name, known)}")

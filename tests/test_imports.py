@@ -15,6 +15,7 @@ LAYERS = [
     {"model", "data", "metrics", "certificates"},
     {"training"},
     {"recipes"},
+    {"published"},
     {"releases", "resident"},
     {"trainer", "results"},
     {"figures", "widgets", "exercises", "bench", "queue"},
