@@ -291,7 +291,6 @@ def evaluate(
     from canonkit.data.qm9 import load_qm9
     from canonkit.metrics import evaluate as score
     from canonkit.metrics import known_smiles
-    from canonkit.releases import load
     from canonkit.results import evaluate_any, save_evaluation
 
     _at_least_one(count=count, steps=steps)
@@ -302,7 +301,7 @@ def evaluate(
         scores = score(molecules, known_smiles(qm9.part("train"), progress=show), progress=show)
         _print(scores.as_dict(), scores, as_json)
         return
-    run = load(source, published) if published else _run(source)
+    run = _run(source, published)
     other, options = _run(against) if against else None, dict(_setting(s) for s in set_ or ())
     result = evaluate_any(run, None, count, steps, against=other, seed=seed, progress=show, **options)
     if Path(source).is_dir() and not published:
@@ -444,11 +443,13 @@ def release(
     _print({"weights": str(path)}, f"{path} and its card", as_json)
 
 
-def _run(source: str):
-    """A run by the folder it lives in or the name of shipped weights."""
+def _run(source: str, published: str | None = None):
+    """A run by the folder it lives in or the name of shipped weights; or a published checkpoint."""
     from canonkit.recipes.run import load_run
     from canonkit.releases import cards, load
 
+    if published:
+        return load(source, published)
     if Path(source).is_dir():
         try:
             return load_run(source)

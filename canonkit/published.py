@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from canonkit.data.batches import lengths
 from canonkit.names import choose
 from canonkit.processes.diffusion import polynomial_schedule
 from canonkit.recipes.names import recipe
-from canonkit.recipes.recipe import Recipe
 from canonkit.recipes.run import Run
+from canonkit.training.checkpoint import strip_prefix
 
 # Parts of a layer of EDM's EGNN -> ours. GCL: messages, attention and the node's MLP; the other: lengths of moves.
 EDM_LAYER = {
@@ -77,7 +78,7 @@ def _edm(path: Path) -> Run:
         raise FileNotFoundError(f"there is no file {path}: give EDM's folder, or its generative_model_ema.npy")
     tensors = read_tensors(path)
     prefix = "dynamics.egnn."
-    parts = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    parts = strip_prefix(tensors, prefix)
     layers = {int(m[1]) for k in parts if (m := re.match(r"e_block_(\d+)\.", k))}
     embedding = parts.get("embedding.weight")
     if embedding is None or not layers:
@@ -90,9 +91,10 @@ def _edm(path: Path) -> Run:
             f"{path} takes {features} features per atom, QM9's EDM {expected}: models of other data or with conditions "
             "cannot be read"
         )
-    settings = {"width": width, "layers": max(layers) + 1}
-    chosen = Recipe.from_card(_card(chosen, settings))
-    model = chosen.build(_qm9_sizes())
+    chosen = replace(chosen, network_settings={"width": width, "layers": max(layers) + 1})
+    part = chosen.load().part("train")
+    counts = torch.bincount(lengths(part), minlength=chosen.form.longest + 1)
+    model = chosen.build(counts)
     names = {"embedding": "embed", "embedding_out": "out"}
     for k in layers:
         names |= {f"e_block_{k}.{theirs}": f"layers.{k}.{ours}" for theirs, ours in EDM_LAYER.items()}
@@ -106,25 +108,11 @@ def _edm(path: Path) -> Run:
         model.network.load_state_dict(renamed)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit EDM's EGNN: {str(error).splitlines()[-1].strip()}") from None
-    _same_schedule(tensors.get("gamma.gamma"), polynomial_schedule(), path)
-    model.eval().requires_grad_(False)
-    card = _card(chosen, settings) | {"size_counts": model.size_counts.tolist(), "hardware": "published weights"}
-    return Run(path.parent, chosen, model, [], card, 0, 0.0)
-
-
-def _card(chosen: Recipe, network: dict) -> dict:
-    """A run's card for a published system, whose training nobody here has seen."""
-    return replace(chosen, network_settings=network).card("published", 100_000, torch.zeros(0))
-
-
-def _qm9_sizes() -> Tensor:
-    from canonkit.data.qm9 import load_qm9
-
-    return torch.bincount(load_qm9(progress=False).part("train").sizes, minlength=30)
-
-
-def _same_schedule(theirs: Tensor | None, ours: Tensor, path: Path) -> None:
-    if theirs is None:
-        return
-    if theirs.shape != ours.shape or float((theirs - ours.to(theirs)).abs().max()) > 1e-3:
+    gamma = polynomial_schedule()
+    theirs = tensors.get("gamma.gamma", gamma)
+    if theirs.shape != gamma.shape or float((theirs - gamma.to(theirs)).abs().max()) > 1e-3:
         raise ValueError(f"{path} was trained with another noise schedule than EDM's polynomial one of 1,000 steps")
+    model.eval().requires_grad_(False)
+    # Nobody here has seen the training: no hash of its data, no steps, no machine.
+    card = chosen.card("published", len(part), counts) | {"hardware": "published weights"}
+    return Run(path.parent, chosen, model, [], card, 0, 0.0)

@@ -38,8 +38,8 @@ class Near:
     """q: rotations near given ones.
 
     Args:
-        width: s, radians; infinite for Haar's measure.
-        anywhere: u, the probability of a Haar rotation.
+        width: s, radians.
+        anywhere: u, the probability of a Haar rotation; 1 for Haar's measure itself.
     """
 
     width: float
@@ -50,8 +50,6 @@ class Near:
         everywhere = haar_rotations(len(h), generator=generator, dtype=torch.float64)
         uniform = torch.rand(len(h), generator=generator, dtype=torch.float64)
         v = self.width * torch.randn(len(h), 3, generator=generator, dtype=torch.float64)
-        if self.width == float("inf"):
-            return everywhere.to(h.device), torch.zeros_like(uniform).to(h.device)
         while (far := v.norm(dim=1) >= torch.pi).any():
             v[far] = self.width * torch.randn(int(far.sum()), 3, generator=generator, dtype=torch.float64)
         near = h.double().cpu() @ torch.linalg.matrix_exp(_skew(v))
@@ -62,14 +60,15 @@ class Near:
         """log q(R) with respect to Haar's measure, (B,)."""
         from scipy.stats import chi
 
-        if self.width == float("inf"):
-            return torch.zeros(len(R), dtype=R.dtype)
         angle = _angle(inverse(h) @ R)
         within = float(chi(3).cdf(torch.pi / self.width))
         gauss = torch.exp(-0.5 * (angle / self.width) ** 2) / ((2 * torch.pi) ** 1.5 * self.width**3 * within)
         # 1 - cos a = 2 sin^2(a / 2), which is exact for small angles
         volume = 2 * (torch.sinc(angle / (2 * torch.pi)) / 2) ** 2 / (4 * torch.pi**2)
         return (self.anywhere + (1 - self.anywhere) * gauss / volume).log()
+
+
+HAAR = Near(WIDTHS[0], anywhere=1.0)
 
 
 def _skew(v: Tensor) -> Tensor:
@@ -172,6 +171,7 @@ def likelihood(
     few = x[:250] if choose_on is None else choose_on
 
     def means(some: Molecules, width: float, times: int, bar) -> tuple[Tensor, Tensor]:
+        near = HAAR if equivariant else Near(width)
         generator = torch.Generator().manual_seed(seed)
         own, all_poses = torch.zeros(len(some), dtype=torch.float64), torch.zeros(len(some), dtype=torch.float64)
         order = torch.argsort(some.sizes.cpu(), stable=True)
@@ -181,7 +181,7 @@ def likelihood(
                     c = model.canonicalizer(some[rows].trim().to(model.size_counts.device)).x
                     own[rows] += model.canonical_nll(c, generator).double().cpu() / times
                     one = torch.eye(3, dtype=torch.float64, device=c.device).expand(len(c), 3, 3)
-                    R, log_q = Near(width, 1.0 if equivariant else ANYWHERE).draw(one, generator)
+                    R, log_q = near.draw(one, generator)
                     turned = model.canonical_nll(turned_back(c, R), generator).double()
                     all_poses[rows] += (turned + log_q).cpu() / times
                     bar.update(len(rows))
