@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,10 +69,14 @@ def test_a_recipe_that_makes_no_model_is_one_line(card, change):
     assert "\n" not in str(error.value)
 
 
-def test_settings_that_train_nothing_are_refused_before_training():
-    for change in ({"lr": -1.0}, {"ema": 1.5}, {"log_every": 2.5}, {"batch_size": 0}, {"seed": 2**32}):
-        with pytest.raises(ValueError, match=rf"GDM: training settings: {next(iter(change))} = "):
-            recipe("GDM", **change)
+BAD = [("lr", -1.0), ("ema", 1.5), ("log_every", 2.5), ("batch_size", 0), ("seed", 2**32)]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_settings_that_train_nothing_are_refused_before_training(name, value):
+    changes: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"GDM: training settings: {name} = "):
+        recipe("GDM", "laptop", **changes)
 
 
 def test_a_damaged_line_of_a_log_is_named_and_one_cut_short_is_left_out(tmp_path):
