@@ -232,7 +232,7 @@ def test_errors_of_the_command_line_are_one_line(tmp_path):
     assert "there is no file" in said("evaluate", tmp_path / "folder.sdf")
     assert "run.json: recipe = 3 should be" in said("evaluate", tmp_path / "run")
     assert "set CANONKIT_CACHE to a folder" in said("data", "qm9", CANONKIT_CACHE=str(tmp_path / "file"))
-    line = said("sample", "UNet", "-o", tmp_path / "file" / "a.png", "-n", 1, "--steps", 1, "--json")
+    line = said("sample", "UNet", "-o", tmp_path / "file" / "a.png", "-n", 1, "--steps", 2, "--json")
     assert f"{tmp_path / 'file'}: File exists" in line or "Not a directory" in line
 
 
