@@ -62,7 +62,8 @@ def play(
         raise ValueError(f"trajectory {images[0]!r} is of images: canonkit.figures.image_rows draws its frames")
     if not 0 < (count := sum(map(len, named.values()))) <= MOST:
         raise ValueError(f"{count} molecules to play: give 1 to {MOST}, such as trajectory[:4]")
-    elements = tuple(dict.fromkeys(e for path in named.values() for x in path.frames for e in x.elements))
+    batches: list[Any] = [x for path in named.values() for x in path.frames]
+    elements = tuple(dict.fromkeys(e for x in batches for e in x.elements))
     titles, states = [], []
     for name, path in named.items():
         for k in range(len(path)):
@@ -73,7 +74,7 @@ def play(
     return Player(titles, states, axes, columns, size, fps, stills)
 
 
-def _plain(x: Molecules, elements: tuple[str, ...]) -> Molecules:
+def _plain(x: Any, elements: tuple[str, ...]) -> Molecules:
     """One state with the bonds that are seen, so that states of all models fit in one batch."""
     x = x.trim().to("cpu").to(torch.float64).centred()
     return Molecules.from_arrays(x.positions, x.numbers, elements=elements, bonds=seen_bonds(x))
