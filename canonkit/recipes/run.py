@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import torch
-
 from canonkit.data.batches import Samples
 from canonkit.model import OrbitModel
 from canonkit.processes.trajectory import Trajectory
@@ -106,14 +104,14 @@ def load_run(folder: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: no run, or no readable checkpoint there.
+        ValueError: run.json or log.jsonl is damaged.
     """
     folder = Path(folder)
     try:
         card = read_card(folder / "run.json")
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no run (no run.json): train one with `canonkit train`") from None
-    chosen = Recipe.from_card(card)
-    model = chosen.build(torch.tensor(card["size_counts"]))
+    chosen, model = Recipe.rebuilt(card, folder / "run.json")
     counters = load_averaged(model, folder)
     model.eval().requires_grad_(False)
     return Run(folder, chosen, model, read_log(folder), card, counters["step"], counters["seconds"])
