@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from canonkit.model import OrbitModel
     from canonkit.molecules import Molecules
+    from canonkit.processes.trajectory import fold
     from canonkit.queue import runs
     from canonkit.recipes.names import recipe, systems
     from canonkit.recipes.run import load_run, new_run_folder
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Canonicalize", "Molecules", "OrbitModel", "OwnMolecules", "bond_orders", "canonicalizer", "certify", "draw",
-    "evaluate", "explore", "figures", "inspect_pose", "load", "load_qm9", "load_rotmnist", "load_run",
+    "evaluate", "explore", "figures", "fold", "inspect_pose", "load", "load_qm9", "load_rotmnist", "load_run",
     "new_run_folder", "play", "pose_statistics", "pose_table", "pretrained", "properties", "read", "recipe", "runs",
     "show", "stability", "systems", "table1", "table2", "train", "write",
 ]  # fmt: skip

@@ -235,6 +235,18 @@ def test_a_player_is_thinned_saved_and_refuses_what_it_cannot_play(path, copy, t
             wrong()
 
 
+def test_molecules_over_each_other_share_a_pane(path, copy):
+    data = drawn_data(ck.play({"a": path[:3], "b": path[1:]}, overlay=True)._page())
+    assert data["titles"] == ["a", "b"]
+    alone = drawn_data(ck.play(path)._page())["frames"][7]
+    pane = data["frames"][7][0]
+    assert pane["types"] == alone[0]["types"] + alone[1]["types"] + alone[2]["types"]
+    third = [v - (k % 3 != 2) * len(alone[0]["types"] + alone[1]["types"]) for k, v in enumerate(pane["bonds"])]
+    assert third[-len(alone[2]["bonds"]) :] == alone[2]["bonds"]
+    with pytest.raises(ValueError, match="equally many"):
+        ck.play({"a": path[:3], "b": path[:2]}, overlay=True)
+
+
 def test_without_3dmol_the_player_is_its_stills(path):
     page = ck.play(path[0])._page()
     assert "<script" not in page

@@ -54,7 +54,7 @@ def draw(
     title: str | None = None,
     mark_unstable: bool = False,
     axes: bool = False,
-    overlay: bool = False,
+    overlay: bool | int = False,
     numbers: bool = False,
     size: float = 1.7,
     reach: float | None = None,
@@ -66,11 +66,11 @@ def draw(
     Args:
         molecules: drawn in the pose they have, centred; all at one scale.
         columns: per row.
-        captions: one per molecule, drawn as they are.
+        captions: one per drawing, written as they are.
         title: of the figure.
         mark_unstable: draw a red ring around atoms with a wrong valence by EDM's rule (H, C, N, O, F only).
         axes: draw the axes of the frame: x red, y green, z blue (as a dot, because it points to the reader).
-        overlay: draw all molecules over each other in one frame, transparent, instead of in a grid.
+        overlay: draw all molecules over each other, transparent; of a number, as many of them in each drawing.
         numbers: write its number on each atom, from 1.
         size: of one drawing, in inches.
         reach: from the middle of a drawing to its edge, in Å; by default enough for all atoms but strays. What lies
@@ -82,11 +82,12 @@ def draw(
     if not len(molecules):
         raise ValueError("no molecules to draw")
     molecules = molecules.to("cpu").to(torch.float64).centred()
-    count = 1 if overlay else len(molecules)
+    each = len(molecules) if overlay is True else int(overlay) or 1  # molecules in one drawing
+    count = -(-len(molecules) // each)
     columns = min(columns, count)
     rows = -(-count // columns)
-    size = 2.2 * size if overlay else size
-    line = 0.2 if captions and not overlay else 0
+    size = 2.2 * size if overlay is True else size
+    line = 0.2 if captions and overlay is not True else 0
     figure = blank(size * columns, (size + line) * rows + (0.3 if title else 0))
     ax = figure.add_subplot()
     reach = usual_reach(molecules) if reach is None else reach
@@ -99,7 +100,8 @@ def draw(
     shapes = []
     for b in range(len(molecules)):
         n = int(molecules.sizes[b])
-        place = np.zeros(2) if overlay else np.array([b % columns, b // columns]) * step
+        place = np.array([b // each % columns, b // each // columns]) * step
+        first = b % each == 0
         symbols = [molecules.elements[k] for k in molecules.types[b, :n].tolist()]
         x = molecules.positions[b, :n].clone()
         x[:, :2] = x[:, :2].clamp(0.6 - reach, reach - 0.6)
@@ -108,13 +110,13 @@ def draw(
         for k in range(n if numbers else 0):
             ink = "black" if symbols[k] == "H" else "white"
             ax.text(*(place + x[k, :2]), k + 1, fontsize=5, ha="center", va="center_baseline", zorder=3, color=ink)
-        if axes and (b == 0 or not overlay):
+        if axes and first:
             _draw_axes(ax, place, reach, points)
-        if captions and line:
-            ax.text(*(place + [0, -reach]), captions[b], ha="center", va="top", fontsize=8, parse_math=False)
+        if captions and line and first:
+            ax.text(*(place + [0, -reach]), captions[b // each], ha="center", va="top", fontsize=8, parse_math=False)
     shapes.sort(key=lambda shape: shape[0])  # far ones first
     _, polygons, faces, edges, widths = zip(*shapes, strict=True)
-    alpha = min(1.0, 0.25 + 2 / len(molecules)) if overlay else 1.0
+    alpha = min(1.0, 0.25 + 2 / each) if overlay else 1.0
     ax.add_collection(
         PolyCollection(
             polygons, facecolors=faces, edgecolors=edges, linewidths=[w * points for w in widths], alpha=alpha, zorder=2

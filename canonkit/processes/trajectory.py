@@ -1,12 +1,14 @@
-"""What a sampler passes through on its way from noise to samples."""
+"""What a sampler passes through on its way from noise to samples, and molecules on their way to a canonical pose."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from canonkit.groups import angle_and_axis, turn_about
 from canonkit.molecules import Molecules
 
 Samples = Molecules | Tensor
@@ -58,3 +60,21 @@ def spread(count: int, most: int) -> list[int]:
 def joined(paths: Sequence[list[Samples]], space, order) -> Trajectory:
     """The trajectory of several batches that made equally many steps, with its samples in the order `order`."""
     return Trajectory(tuple(space.cat(frames)[order] for frames in zip(*paths, strict=True)))
+
+
+def fold(canonicalizer: Callable, molecules: Molecules, frames: int = 30) -> Trajectory:
+    """Molecules that turn into their canonical poses: exp(-s log h(x)) x for s from 0 to 1, for `canonkit.play`.
+
+    Turned copies of one molecule, played with `overlay=True`, show an orbit that folds onto one pose.
+
+    Raises:
+        ValueError: h(x) is not a rotation.
+    """
+    x = molecules.centred()
+    with torch.no_grad():
+        g = canonicalizer(x).g
+    if g.shape[1:] != (3, 3) or (torch.linalg.det(g) < 0).any():
+        raise ValueError("only rotations can be followed: h(x) of these molecules is none, or reflects")
+    angle, axis = angle_and_axis(g.to(x.positions))
+    shares = torch.linspace(0, 1, frames).tolist()
+    return Trajectory(tuple(x.act(turn_about(axis, -share * angle)) for share in shares))

@@ -35,6 +35,7 @@ def play(
     trajectory: Trajectory | Mapping[str, Trajectory],
     *,
     axes: bool = True,
+    overlay: bool = False,
     columns: int = 4,
     size: int = 220,
     frames: int = 60,
@@ -46,6 +47,7 @@ def play(
     Args:
         trajectory: of `run.sample(..., trajectory=True)`, or several by name, as of two models from one noise.
         axes: the axes of the canonical frame, x red, y green, z blue.
+        overlay: the molecules of each trajectory over each other in one pane.
         columns: panes per row.
         size: of one pane, in pixels.
         frames: at most so many are kept, evenly spread, noise and samples among them.
@@ -53,22 +55,25 @@ def play(
         stills: frames of each molecule in the picture.
 
     Raises:
-        ValueError: images; no samples or more than 16; fewer than two frames.
+        ValueError: images; no samples or more than 16; fewer than two frames; other numbers over each other.
     """
     if frames < 2 or stills < 2:
         raise ValueError(f"frames {frames}, stills {stills}: give two or more, for noise and samples")
     named = trajectory if isinstance(trajectory, Mapping) else {"": trajectory}
     if images := [name for name, path in named.items() if not isinstance(path.samples, Molecules)]:
         raise ValueError(f"trajectory {images[0]!r} is of images: canonkit.figures.image_rows draws its frames")
+    if overlay and len({len(path) for path in named.values()}) > 1:
+        raise ValueError("trajectories over each other have equally many molecules each: choose as many of every one")
     if not 0 < (count := sum(map(len, named.values()))) <= MOST:
         raise ValueError(f"{count} molecules to play: give 1 to {MOST}, such as trajectory[:4]")
     batches: list[Any] = [x for path in named.values() for x in path.frames]
     elements = tuple(dict.fromkeys(e for x in batches for e in x.elements))
     titles, states = [], []
     for name, path in named.items():
-        for k in range(len(path)):
-            titles.append(f"{name} {k + 1}".strip() if len(path) > 1 else name)
-            states.append([_plain(x, elements) for x in path[k].thinned(frames).frames])
+        parts = [path] if overlay else [path[k] for k in range(len(path))]
+        for k, part in enumerate(parts):
+            titles.append(f"{name} {k + 1}".strip() if len(parts) > 1 else name)
+            states.append([_plain(x, elements) for x in part.thinned(frames).frames])
     longest = max(map(len, states))
     states = [some + some[-1:] * (longest - len(some)) for some in states]
     return Player(titles, states, axes, columns, size, fps, stills)
@@ -86,7 +91,7 @@ class Player:
 
     Args:
         titles: of the panes.
-        states: of the molecule in each pane, equally many.
+        states: of what is in each pane, equally many.
         axes, columns, size, fps, stills: as of `play`.
     """
 
@@ -99,14 +104,14 @@ class Player:
     stills: int
 
     def __repr__(self) -> str:
-        return f"Player({len(self.states)} molecules, {len(self)} frames: show it last in a notebook's cell)"
+        return f"Player({len(self.frame(0))} molecules, {len(self)} frames: show it last in a notebook's cell)"
 
     def __len__(self) -> int:
         """The number of frames."""
         return len(self.states[0])
 
     def frame(self, k: int) -> Molecules:
-        """The k-th state of all molecules."""
+        """The k-th state of all molecules, those of one pane after the other."""
         return Molecules.cat([states[k] for states in self.states])
 
     def figure(self) -> Picture:
@@ -115,7 +120,13 @@ class Player:
         shown = [(title, states, k) for title, states in zip(self.titles, self.states, strict=True) for k in chosen]
         captions = [f"{title}  {k + 1} / {len(self)}".strip() for title, _, k in shown]
         molecules, reach = Molecules.cat([states[k] for _, states, k in shown]), usual_reach(self.frame(-1))
-        return draw(molecules, columns=len(chosen), captions=captions, axes=self.axes, size=1.6, reach=reach)
+        how = {"columns": len(chosen), "captions": captions, "axes": self.axes, "overlay": self._each}
+        return draw(molecules, **how, size=1.6, reach=reach)
+
+    @property
+    def _each(self) -> int:
+        """Molecules in a pane; 0 for one, so that it is drawn without seeing through it."""
+        return len(self.states[0][0]) if len(self.states[0][0]) > 1 else 0
 
     def save(self, path: str | Path) -> Path:
         """Writes a .gif, an .mp4 (by ffmpeg, or imageio-ffmpeg's) or an .html page that plays without a notebook.
@@ -139,7 +150,12 @@ class Player:
     def _pictures(self) -> Iterator[Any]:
         from PIL import Image
 
-        how = {"columns": self.columns, "captions": self.titles if any(self.titles) else None, "axes": self.axes}
+        how = {
+            "columns": self.columns,
+            "captions": self.titles if any(self.titles) else None,
+            "axes": self.axes,
+            "overlay": self._each,
+        }
         reach = usual_reach(self.frame(-1))
         for k in range(len(self)):
             figure = draw(self.frame(k), **how, reach=reach, size=2.0)
@@ -188,7 +204,7 @@ class Player:
             "size": self.size,
             "columns": self.columns,
             "fps": self.fps,
-            "frames": [scenes(self.frame(k)) for k in range(len(self))],
+            "frames": [[_merged(scenes(some[k])) for some in self.states] for k in range(len(self))],
         }
         name = f"canonkit-{uuid.uuid4().hex[:12]}"
         return page_with_script(
@@ -219,6 +235,15 @@ window.canonkit3Dmol({json.dumps(threedmol.local_copy() is not None)}, {json.dum
     library = local.read_text().replace("</script", "<\\/script")
     head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>canonkit</title>'
     return f"{head}<script>{library}</script></head><body>{body}</body></html>"
+
+
+def _merged(found: list[dict]) -> dict:
+    """Molecules over each other as one."""
+    bonds, first = [], 0
+    for one in found:
+        bonds += [v if k % 3 == 2 else v + first for k, v in enumerate(one["bonds"])]
+        first += len(one["types"])
+    return {"types": sum((m["types"] for m in found), []), "x": sum((m["x"] for m in found), []), "bonds": bonds}
 
 
 def ffmpeg() -> str:
