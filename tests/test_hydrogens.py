@@ -119,7 +119,6 @@ def test_heavy_atoms_without_bonds_get_them_from_their_distances(heavy):
 def test_every_system_of_molecules_has_a_form_on_heavy_atoms():
     systems = {n for n, s in SYSTEMS.items() if s.data == "QM9"}
     assert {f"{n}-heavy" for n in systems} - SYSTEMS.keys() == {"Flow+bonds-heavy", "Flow-DiT-heavy", "SymDiff*-heavy"}
-    flows = {n for n in systems if SYSTEMS[n].flow}
     for name in ("CanonFlow", "CanonFlow-aug"):
         whole, heavy = recipe(name), recipe(f"{name}-heavy")
         assert (whole.form.longest, heavy.form.longest) == (29, MOST_HEAVY)
