@@ -2,7 +2,7 @@
 
 A queue is a TOML file:
 
-    folder = "runs"        # beside the file
+    folder = "runs"        # beside the file, or "../runs"; all runs lie in it
     at_once = 2            # runs trained side by side; the cores are shared out
 
     [[run]]
@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from canonkit.described import checked
 from canonkit.tables import Table
 from canonkit.training import is_finished, is_training, read_card, read_counters, read_log
 
@@ -79,27 +80,22 @@ def read_queue(path: str | Path) -> tuple[list[Job], int]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no queue file {path}")
     try:
-        queue = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        queue = tomllib.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
-    if unknown := queue.keys() - {"folder", "at_once", "run"}:
-        raise ValueError(f"{path}: unknown {sorted(unknown)}: a queue has folder, at_once and [[run]] tables")
+    queue = checked("Queue", {"run": []} | queue, path, "see the head of canonkit/queue.py")
+    if not queue["run"]:
+        raise ValueError(f"{path} names no [[run]]")
     base, jobs = path.parent / queue.get("folder", "runs"), []
-    for k, entry in enumerate(queue.get("run", [])):
-        where = f"{path}, run {k + 1}"
-        allowed = {"recipe", "scale", "seed", "minutes", "steps", "init", "name", "set"}
-        if unknown := entry.keys() - allowed:
-            raise ValueError(f"{where}: unknown {sorted(unknown)}: choose from {', '.join(sorted(allowed))}")
-        if "recipe" not in entry or not {"minutes", "steps"} & entry.keys():
-            raise ValueError(f"{where}: give recipe and a budget, minutes or steps")
+    for k, entry in enumerate(queue["run"]):
+        if not {"minutes", "steps"} & entry.keys():
+            raise ValueError(f"{path}, run {k + 1}: give recipe and a budget, minutes or steps")
         default = f"{entry['recipe']}-{entry.get('scale', 'laptop')}-{entry.get('seed', 0)}"
         more = {k: v for k, v in entry.items() if k not in ("name", "set")}
         jobs.append(Job(base / entry.get("name", default), settings=entry.get("set", {}), **more))
-    if not jobs:
-        raise ValueError(f"{path} names no [[run]]")
     if len({job.folder for job in jobs}) < len(jobs):
         raise ValueError(f"{path}: two runs share a folder: give them a `name`")
-    return jobs, int(queue.get("at_once", 1))
+    return jobs, queue.get("at_once", 1)
 
 
 def run_queue(path: str | Path, *, progress: bool = True) -> list[Job]:

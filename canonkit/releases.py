@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from canonkit.files import replacing, sha256, weights_folder
@@ -45,12 +44,9 @@ def _found() -> dict[str, tuple[Path, dict]]:
     """The folder and the card of all weights, by name."""
     found = {}
     for path in (p for folder in (FOLDER, weights_folder()) for p in sorted(folder.glob("*.card.json"))):
-        try:
-            card = read_card(path)
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}): {RESTORE}") from error
-        if card.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {card.get('format')}, this canonkit reads {FORMAT}: update the kit")
+        card = read_card(path, "WeightsCard", RESTORE)
+        if card["format"] != FORMAT:
+            raise ValueError(f"{path} has format {card['format']}, this canonkit reads {FORMAT}: update the kit")
         found[path.name.removesuffix(".card.json")] = path.parent, card
     return dict(sorted(found.items()))
 
@@ -75,9 +71,11 @@ def load(name: str, published: str | None = None) -> Run:
     if not path.is_file() or sha256(path) != card["weights_sha256"]:
         what = "is not the file that its card describes" if path.is_file() else "is missing"
         raise ValueError(f"{path} {what}: {RESTORE}")
-    recipe = Recipe.from_card(card)
-    model = recipe.build(torch.tensor(card["size_counts"]))
-    model.load_state_dict(load_file(path))
+    recipe, model = Recipe.rebuilt(card, path.with_name(f"{name}.card.json"))
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit its card ({str(error).splitlines()[-1].strip()}): {RESTORE}") from error
     model.eval().requires_grad_(False)
     return Run(folder, recipe, model, [], card, card["step"], card["seconds"])
 

@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from canonkit.data.base import Dataset
+from canonkit.described import checked, parsed
 from canonkit.files import replacing
 from canonkit.metrics import (
     Evaluation,
@@ -195,7 +196,9 @@ def measured_ablation() -> list[dict[str, Any]]:
 
 
 def _shipped(name: str) -> list[dict[str, Any]]:
-    return json.loads((Path(__file__).parent / "pretrained" / f"{name}.json").read_text())
+    path, kind = Path(__file__).parent / "pretrained" / f"{name}.json", "Cost" if "costs" in name else "Evaluation"
+    rows = parsed(path.read_text(encoding="utf-8", errors="replace"), path, "install canonkit again")
+    return [checked(kind, row, f"{path}, entry {k + 1}", "install canonkit again") for k, row in enumerate(rows)]
 
 
 def table1(evaluations: Iterable[dict[str, Any]] = (), costs: Iterable[dict[str, Any]] = ()) -> Table:

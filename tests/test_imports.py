@@ -8,7 +8,7 @@ import canonkit
 ROOT = Path(canonkit.__file__).parent
 # From the ground up; what is in one line may import one another, without a circle.
 LAYERS = [
-    {"names", "extras", "files", "tables", "randomness"},
+    {"names", "extras", "files", "described", "tables", "randomness"},
     {"groups", "molecules"},
     {"chemistry"},
     {"canonicalizers", "networks", "processes"},

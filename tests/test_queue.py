@@ -86,10 +86,14 @@ def test_a_queue_killed_five_times_ends_with_the_same_weights(qm9, tmp_path):
 BAD = {
     "no table": ("folder = 'runs'", "names no"),
     "no budget": ("[[run]]\nrecipe = 'GDM'", "run 1: give recipe and a budget"),
-    "a typo": ("[[run]]\nrecipe = 'GDM'\nsteps = 3\nlr = 1", r"run 1: unknown \['lr'\]"),
+    "a typo": ("[[run]]\nrecipe = 'GDM'\nsteps = 3\nlr = 1", r"queue.toml: run.0.lr = 1 is no field"),
     "the same twice": ("[[run]]\nrecipe = 'GDM'\nsteps = 3\n" * 2, "share a folder"),
     "not toml": ("[[run]", "queue.toml"),
-    "another key": ("runs = 3", r"unknown \['runs'\]"),
+    "another key": ("runs = 3", "runs = 3 is no field"),
+    "a setting that is none": ("[[run]]\nrecipe = 'GDM'\nsteps = 3\nset = { lr = -1 }", "run.0.set.lr = -1 should be"),
+    "no number": ("[[run]]\nrecipe = 'GDM'\nsteps = 'many'", "run.0.steps = 'many' should be"),
+    "a folder elsewhere": ("folder = '../../tmp'", "a name of a folder"),
+    "a folder above": ("[[run]]\nrecipe = 'GDM'\nsteps = 3\nname = 'a/../../b'", "a name of a folder"),
 }
 
 

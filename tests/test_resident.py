@@ -191,9 +191,8 @@ def test_molecular_graphs_go_along_with_their_bonds(small, tmp_path):
 
 @pytest.mark.slow
 def test_torch_and_numpy_are_enough(file, tmp_path):
-    block = (
-        "import sys\nfor name in 'safetensors tqdm scipy rdkit matplotlib typer accelerate torch_geometric'.split():\n"
-    )
+    block = "import sys\nnames = 'safetensors tqdm scipy rdkit matplotlib typer pydantic accelerate torch_geometric'\n"
+    block += "for name in names.split():\n"
     block += "    sys.modules[name] = None\n"
     words = ["inertial+GDM", "--data", str(file), "--out", str(tmp_path / "run"), "--minutes", "0.05"]
     words += ["--scale", "laptop", "--set", "batch_size=4"]

@@ -337,7 +337,7 @@ def test_rates_rise_stay_and_fall():
 
 def test_cards_and_run_files_of_earlier_versions_are_read_under_their_present_names(tmp_path):
     made = recipe("CanonFlow-heavy").card("0" * 64, 10, torch.ones(10))
-    old = json.loads(json.dumps(made))
+    old = json.loads(json.dumps(made | {"hardware": "a laptop", "torch": "2.6"}))
     del old["recipe"]["own"]
     old["recipe"] |= {"data": "QM9", "hydrogens": "by rule"}
     old["data"]["name"] = "QM9"

@@ -40,6 +40,12 @@ def seen_bonds(molecules: Molecules) -> Tensor:
     return (near & real & ~torch.eye(near.shape[1], dtype=torch.bool)).long()
 
 
+def usual_reach(molecules: Molecules) -> float:
+    """How far molecules reach from their middle in x and y, in Å, atoms that lie far outside left out."""
+    far = molecules.positions[..., :2].abs().amax(-1)[molecules.mask]
+    return max(2.0, min(float(far.max()), 1.6 * float(far.quantile(0.9))) + 0.6)
+
+
 def draw(
     molecules: Molecules,
     *,
@@ -51,6 +57,7 @@ def draw(
     overlay: bool = False,
     numbers: bool = False,
     size: float = 1.7,
+    reach: float | None = None,
 ) -> Picture:
     """Ball-and-stick drawings, x to the right, y up, z towards the reader: near atoms are larger, far ones are paler.
 
@@ -66,6 +73,8 @@ def draw(
         overlay: draw all molecules over each other in one frame, transparent, instead of in a grid.
         numbers: write its number on each atom, from 1.
         size: of one drawing, in inches.
+        reach: from the middle of a drawing to its edge, in Å; by default enough for all atoms but strays. What lies
+            beyond is drawn at the edge.
 
     Raises:
         ValueError: no molecules.
@@ -80,7 +89,7 @@ def draw(
     line = 0.2 if captions and not overlay else 0
     figure = blank(size * columns, (size + line) * rows + (0.3 if title else 0))
     ax = figure.add_subplot()
-    reach = max(2.0, float(molecules.positions[..., :2].abs().max()) + 0.6)
+    reach = usual_reach(molecules) if reach is None else reach
     step = np.array([2 * reach, -2 * reach * (1 + line / size)])
     ax.set(xlim=(-reach, -reach + columns * step[0]), ylim=(reach + rows * step[1], reach), aspect="equal")
     ax.axis("off")
@@ -92,7 +101,9 @@ def draw(
         n = int(molecules.sizes[b])
         place = np.zeros(2) if overlay else np.array([b % columns, b // columns]) * step
         symbols = [molecules.elements[k] for k in molecules.types[b, :n].tolist()]
-        x = molecules.positions[b, :n].numpy()
+        x = molecules.positions[b, :n].clone()
+        x[:, :2] = x[:, :2].clamp(0.6 - reach, reach - 0.6)
+        x = x.numpy()
         shapes += _shapes(x, symbols, orders[b, :n, :n], unstable[b, :n], place, reach)
         for k in range(n if numbers else 0):
             ink = "black" if symbols[k] == "H" else "white"
@@ -149,7 +160,7 @@ def _draw_axes(ax, place, reach, points) -> None:
         ax.add_collection(LineCollection([[corner, end]], colors=AXES[name], linewidths=0.08 * points, zorder=1))
         ax.text(*(corner + 1.25 * (end - corner)), name, color=AXES[name], fontsize=7, ha="center", va="center")
     ax.plot(*corner, marker="o", markersize=0.22 * points, color=AXES["z"], zorder=1)
-    ax.text(*(corner - 0.4 * length), "z", color=AXES["z"], fontsize=7, ha="center", va="center")
+    ax.text(*(corner - 0.3 * length), "z", color=AXES["z"], fontsize=7, ha="center", va="center")
 
 
 def pose_density(sets: Mapping[str, Molecules], *, limit: float = 5.0, bins: int = 120) -> Picture:

@@ -66,6 +66,20 @@ class Recipe:
         more = {"settings": Settings(**card["settings"]), "own": Form(**own) if own else None}
         return cls(**card["recipe"] | more)
 
+    @classmethod
+    def rebuilt(cls, card: dict, where: object) -> tuple[Recipe, OrbitModel]:
+        """The recipe that `card` made, and the model, untrained; `where` names the card in errors.
+
+        Raises:
+            ValueError: the recipe makes no model.
+        """
+        try:
+            recipe = cls.from_card(card)
+            return recipe, recipe.build(torch.tensor(card["size_counts"]))
+        except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{where}: its recipe makes no model ({said}): restore the file") from error
+
     @property
     def form(self) -> Form:
         """What the samples are like that it learns."""

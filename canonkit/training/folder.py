@@ -12,18 +12,30 @@ from typing import IO
 
 import torch
 
+from canonkit.described import checked, parsed
 from canonkit.files import replacing
 
 MEASURED = ("log_every", "validate_every", "sample_every", "samples", "sample_steps")  # settings that train nothing
 RENAMED = {"guessing": "self_conditioning"}
 
 
-def read_card(path: Path) -> dict:
-    """A run.json or a card; what it calls by a name of earlier versions has its present one."""
-    card = json.loads(path.read_text(), object_pairs_hook=lambda pairs: {RENAMED.get(k, k): v for k, v in pairs})
-    if isinstance(card.get("recipe"), dict) and card["recipe"].pop("hydrogens", None):  # before it had its own name
-        card["recipe"]["data"] = card["data"]["name"] = "QM9-heavy"
-    return card
+def read_card(path: Path, kind: str = "RunCard", remedy: str = "restore it, or train in another folder") -> dict:
+    """A run.json or a card; what it calls by a name of earlier versions has its present one.
+
+    Args:
+        path: of the file.
+        kind: RunCard, Started for what resuming needs of it, or WeightsCard for that of trained weights.
+        remedy: what to do about a damaged one, for the error.
+
+    Raises:
+        FileNotFoundError, ValueError: naming file, field and value.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    card = parsed(text, path, remedy, object_pairs_hook=lambda pairs: {RENAMED.get(k, k): v for k, v in pairs})
+    recipe, data = (card.get(k) if isinstance(card, dict) else None for k in ("recipe", "data"))
+    if isinstance(recipe, dict) and recipe.pop("hydrogens", None) and isinstance(data, dict):
+        recipe["data"] = data["name"] = "QM9-heavy"  # before it had its own name
+    return checked(kind, card, path, remedy)
 
 
 def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool, machine: str) -> None:
@@ -33,7 +45,7 @@ def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool,
     if path.exists():
         if not resume:
             raise FileExistsError(f"{out} holds a run: continue it with resume (--resume) or choose another folder")
-        card = read_card(path)
+        card = read_card(path, "Started")
         if differences := _differences(card, json.loads(json.dumps(about))):
             raise ValueError(f"{path} was started with {'; '.join(differences)}: use another folder")
         card["settings"] |= {name: about["settings"][name] for name in MEASURED}
@@ -91,13 +103,18 @@ def is_training(folder: str | Path) -> bool:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """The lines of a run's log.jsonl: dicts with `kind` train, valid or sample, `step`, `seconds` and values."""
+    """The lines of a run's log.jsonl: dicts with `kind` train, valid or sample, `step`, `seconds` and values.
+
+    A last line that a kill has cut short is left out.
+
+    Raises:
+        ValueError: another line is damaged, naming it.
+    """
     path = Path(folder) / "log.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines, remedy = text.split("\n")[:-1], "restore the file, or delete this line"
     entries = []
-    for line in lines:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:  # a line cut short by a kill
-            break
+    for k, line in enumerate(lines):
+        where = f"{path}, line {k + 1}"
+        entries.append(checked("LogLine", parsed(line, where, remedy), where, remedy))
     return entries
