@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from canonkit.model import OrbitModel
     from canonkit.molecules import Molecules
+    from canonkit.processes.trajectory import fold
     from canonkit.queue import runs
     from canonkit.recipes.names import recipe, systems
     from canonkit.recipes.run import load_run, new_run_folder
@@ -42,13 +43,14 @@ if TYPE_CHECKING:
     from canonkit.trainer import train_recipe as train
     from canonkit.widgets.explorer import explore
     from canonkit.widgets.inspector import inspect_pose
+    from canonkit.widgets.player import play
     from canonkit.widgets.view import show
 
 __all__ = [
     "Canonicalize", "Molecules", "OrbitModel", "OwnMolecules", "bond_orders", "canonicalizer", "certify", "draw",
-    "evaluate", "explore", "figures", "inspect_pose", "load", "load_qm9", "load_rotmnist", "load_run",
-    "new_run_folder", "pose_statistics", "pose_table", "pretrained", "properties", "read", "recipe", "runs", "show",
-    "stability", "systems", "table1", "table2", "train", "write",
+    "evaluate", "explore", "figures", "fold", "inspect_pose", "load", "load_qm9", "load_rotmnist", "load_run",
+    "new_run_folder", "play", "pose_statistics", "pose_table", "pretrained", "properties", "read", "recipe", "runs",
+    "show", "stability", "systems", "table1", "table2", "train", "write",
 ]  # fmt: skip
 
 

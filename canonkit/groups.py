@@ -38,6 +38,36 @@ def cosine_between(g: Tensor, other: Tensor) -> Tensor:
     return ((inverse(g) @ other).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
 
 
+def angle_and_axis(g: Tensor) -> tuple[Tensor, Tensor]:
+    """Angles (n,) in [0, pi] and unit axes (n, 3) of rotations (n, 3, 3); the identity's axis is z.
+
+    By the unit quaternion, the eigenvector of the largest eigenvalue of a symmetric 4 x 4 matrix, which is exact for
+    half turns too (Bar-Itzhack 2000).
+    """
+    skew = torch.stack([g[:, 2, 1] - g[:, 1, 2], g[:, 0, 2] - g[:, 2, 0], g[:, 1, 0] - g[:, 0, 1]], -1)
+    trace = g.diagonal(dim1=1, dim2=2).sum(-1)
+    m = torch.zeros(len(g), 4, 4, dtype=g.dtype, device=g.device)
+    m[:, :3, :3] = g + g.mT - trace[:, None, None] * torch.eye(3, dtype=g.dtype, device=g.device)
+    m[:, :3, 3] = m[:, 3, :3] = skew
+    m[:, 3, 3] = trace
+    q = torch.linalg.eigh(m).eigenvectors[..., -1]
+    q = q * torch.where(q[:, 3:] < 0, -1.0, 1.0)
+    half = q[:, :3].norm(dim=-1)
+    axis = torch.where(
+        half[:, None] > 1e-9, q[:, :3] / half[:, None].clamp(min=1e-12), torch.tensor([0.0, 0.0, 1.0]).to(q)
+    )
+    return 2 * torch.atan2(half, q[:, 3]), axis
+
+
+def turn_about(axis: Tensor, angle: Tensor) -> Tensor:
+    """Rotations (n, 3, 3) by angles (n,) about unit axes (n, 3): 1 + sin a [u] + (1 - cos a) [u]^2 (Rodrigues)."""
+    x, y, z = axis.unbind(-1)
+    zero = torch.zeros_like(x)
+    u = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    sin, cos = angle.sin()[:, None, None], angle.cos()[:, None, None]
+    return torch.eye(3, dtype=u.dtype, device=u.device) + sin * u + (1 - cos) * (u @ u)
+
+
 def gram_schmidt(a: Tensor, b: Tensor) -> Tensor:
     """h = [v1 v2 v3] in SO(3), (B, 3, 3), from independent vectors a and b, (B, 3)."""
     v1 = normalize(a, dim=-1)

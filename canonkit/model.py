@@ -8,7 +8,7 @@ sampling:  n ~ p(n), the process on that size; canonical poses come out. Acting 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.data.batches import Samples, lengths, take
 from canonkit.processes.base import Loss, Process
+from canonkit.processes.trajectory import Trajectory, joined
 from canonkit.randomness import repeatable
 
 SAMPLING_MEMORY = 256 * 2**20  # bytes; on a CUDA device half of what is free
@@ -98,6 +99,10 @@ class OrbitModel(nn.Module):
             order = order[:-count]
         return batches[::-1]
 
+    @overload
+    def sample(self, *arguments: Any, trajectory: Literal[True], **options: Any) -> Trajectory: ...
+    @overload
+    def sample(self, *arguments: Any, trajectory: Literal[False] = False, **options: Any) -> Samples: ...
     def sample(
         self,
         count: int = 1,
@@ -108,8 +113,9 @@ class OrbitModel(nn.Module):
         seed: int | None = None,
         batch_size: int | None = None,
         progress: bool = False,
+        trajectory: bool = False,
         **options: Any,
-    ) -> Samples:
+    ) -> Samples | Trajectory:
         """New molecules or images, in canonical poses. Interrupted, it returns what is done, in batches of like sizes.
 
         Args:
@@ -121,23 +127,28 @@ class OrbitModel(nn.Module):
             seed: for repeatable samples.
             batch_size: samples at a time, grouped by length; by default as many as an estimate of the memory allows.
             progress: show a bar with the time left.
+            trajectory: keep every state, and return a `Trajectory` for `canonkit.play`: for a few dozen samples. The
+                same `sizes` and `seed` start two models of one process from the same noise.
             options: the process's own: `eta` of diffusion (0 is DDIM), `heun`, `temperature` and more of flow.
         """
         from tqdm.auto import tqdm
 
+        if trajectory and randomize:
+            raise ValueError("a trajectory ends in canonical poses: leave out randomize")
         device = self.size_counts.device
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         sizes = self.sample_sizes(count, generator) if sizes is None else torch.as_tensor(sizes).cpu()
         batches = self._batches(sizes, batch_size)
         total = len(batches) * self.process.evaluations(steps)
-        done = []
+        done, paths = [], []
         was_training = self.training
         self.eval()
         try:
             bar = tqdm(total=total, desc=f"sampling {len(sizes)}", unit="step", disable=not progress)
             with bar, repeatable(generator):
                 for rows in batches:
+                    path = {"path": []} if trajectory else {}
                     done.append(
                         self.process.sample(
                             self.network,
@@ -145,15 +156,19 @@ class OrbitModel(nn.Module):
                             steps,
                             generator,
                             **options,
+                            **path,
                             on_step=lambda t, z: bar.update(),
                         )
                     )
+                    paths += path.values()
         except KeyboardInterrupt:
             if not done:
                 raise
             warnings.warn(f"interrupted: {sum(map(len, done))} of {len(sizes)} samples are done", stacklevel=2)
         finally:
             self.train(was_training)
-        order = torch.cat(batches[: len(done)])
-        samples = self.process.space.cat(done)[torch.argsort(order).to(device)]
+        order = torch.argsort(torch.cat(batches[: len(done)])).to(device)
+        if trajectory:
+            return joined(paths, self.process.space, order)
+        samples = self.process.space.cat(done)[order]
         return self.process.space.randomize(samples, generator) if randomize else samples

@@ -96,7 +96,7 @@ def evaluate_run(
         scores = evaluate(molecules, known, refused=made.refused, progress=progress).as_dict()
     if form.heavy:
         scores |= {"hydrogens": "by rule", "refused": int(made.refused.sum())}
-    if isinstance(samples, Molecules) and molecules.bonds is not None:
+    if isinstance(samples, Molecules) and samples.bonds is not None:
         known = known_smiles(data.with_graphs(progress=progress).part("train"), generated=True, progress=progress)
         found = chemistry(molecules, known, generated=True, refused=made.refused, progress=progress)
         scores["by_generated_bonds"] = {

@@ -14,6 +14,11 @@ from canonkit.widgets import threedmol
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HELP = "no browser: run `playwright install --with-deps chromium`, or put a chromium on the PATH"
+LOCAL = ("127.0.0.1", "localhost")
+FLAGS = (
+    "--no-sandbox --disable-dev-shm-usage --disable-background-networking --disable-component-update --disable-sync "
+    "--disable-default-apps --disable-extensions --disable-domain-reliability --no-first-run --no-pings"
+).split()
 NO_3DMOL = f"no 3Dmol.js: {threedmol.HELP}"
 
 

@@ -1,4 +1,5 @@
 import io
+import math
 import subprocess
 import sys
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+import canonkit as ck
 from canonkit import figures
 from canonkit.canonicalizers import Inertial, canonicalizer
+from canonkit.figures.group import in_ball, on_cone
 from canonkit.figures.plane import grid
-from canonkit.groups import haar_orthogonal
+from canonkit.groups import angle_and_axis, haar_orthogonal, haar_rotations, turn_about
 from canonkit.metrics import stability
 from canonkit.processes import Diffusion, MoleculeSpace
 from canonkit.recipes.names import SYSTEMS
@@ -273,3 +276,79 @@ def test_shipped_ablation_and_steps_are_of_known_recipes_and_equal_budgets():
     steps = measured_steps()
     assert {e["recipe"] for e in steps} <= cards().keys()
     assert all(e["at"].keys() == {str(n) for n in STEPS} for e in steps)
+
+
+# -- the group --------------------------------------------------------------------------------------------------------
+
+
+def test_haar_measure_fills_the_ball_evenly():
+    x = in_ball(haar_rotations(20_000, generator=torch.Generator().manual_seed(0)))
+    r = x.norm(dim=-1)
+    for inner in (0.3, 0.6, 0.9):
+        assert float((r < inner).double().mean()) == pytest.approx(inner**3, abs=0.01)
+    assert x.mean(0).abs().max() < 0.02
+
+
+def test_angle_and_axis_make_the_rotation_again_half_turns_and_identity_too():
+    g = haar_rotations(200, generator=torch.Generator().manual_seed(0)).double()
+    half = torch.tensor([[-1.0, -1, 1], [1, -1, -1], [-1, 1, -1], [1, 1, 1]]).double().diag_embed()
+    g = torch.cat([g, half])
+    angle, axis = angle_and_axis(g)
+    assert (turn_about(axis, angle) - g).abs().max() < 1e-7
+    assert (axis.norm(dim=-1) - 1).abs().max() < 1e-9
+    assert angle[-4:].tolist() == pytest.approx([math.pi] * 3 + [0], abs=1e-7)
+
+
+def test_canonical_poses_are_one_point_of_the_ball_and_a_jump_is_drawn(sample):
+    h = ck.canonicalizer("inertial")
+    c = h(sample[:50])
+    again = in_ball(h(c.x.act(c.g)).g) - in_ball(c.g)
+    assert again.norm(dim=-1).median() < 1e-2
+    assert in_ball(h(c.x).g).norm(dim=-1).median() < 0.1
+    quarter = turn_about(torch.eye(3)[[2, 2, 2]], torch.tensor([0.0, 0.3, 2.0]))
+    lines = ck.figures.rotations(quarter, path=True).axes[0].lines
+    assert [line.get_linestyle() for line in lines[3:5]] == ["-", ":"]
+    with pytest.raises(ValueError, match="need an order"):
+        ck.figures.rotations(torch.arange(5))
+
+
+def test_the_wheel_shows_the_shares():
+    figure = ck.figures.rotations({"a": torch.tensor([0, 0, 2, 1])}, order=4)
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [0.5, 0.25, 0.25, 0]
+
+
+def test_the_cone_is_the_quotient_and_keeps_lengths():
+    r, phi = np.array([1.0, 2.0]), np.array([0.3, 1.1])
+    for order in (2, 3, 5):
+        one, other = (np.stack(on_cone(r, phi + k * 2 * np.pi / order, order)) for k in (0, 2))
+        assert np.abs(one - other).max() < 1e-12  # an orbit is one point
+        fine = np.linspace(0, 1, 20001)
+        way = np.stack(on_cone(1 + fine, 0.3 + 0.8 * fine, order), -1)
+        plane = np.stack([(1 + fine) * np.cos(0.3 + 0.8 * fine), (1 + fine) * np.sin(0.3 + 0.8 * fine)], -1)
+        lengths = [np.linalg.norm(np.diff(curve, axis=0), axis=-1).sum() for curve in (way, plane)]
+        assert lengths[0] == pytest.approx(lengths[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("order", [2, 3, 7])
+def test_folded_points_lie_in_the_slice_one_per_orbit(order):
+    points = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
+    middle = ck.figures.quotient(points, order, start=0.5).axes[1]
+    ends = [np.array([line.get_xdata()[-1], line.get_ydata()[-1]]) for line in middle.lines if line.get_marker() == "o"]
+    assert len(ends) == 4 * order
+    for one in np.array(ends).reshape(4, order, 2):
+        assert np.abs(one - one[0]).max() < 1e-6
+        assert -1e-6 <= (np.arctan2(one[0, 1], one[0, 0]) - 0.5) % (2 * np.pi) < 2 * np.pi / order
+    with pytest.raises(ValueError, match="order 1"):
+        ck.figures.quotient(points, 1)
+
+
+def test_an_orbit_folds_onto_one_pose(sample):
+    h = ck.canonicalizer("inertial")
+    x = sample[[7] * 3].trim().centred().act(haar_rotations(3, generator=torch.Generator().manual_seed(0)))
+    path = ck.fold(h, x, frames=5)
+    assert (path.frames[0].positions - x.positions).abs().max() < 1e-5
+    assert (path.samples.positions - h(x).x.positions).abs().max() < 1e-4
+    assert (path.samples.positions - path.samples.positions[:1]).abs().max() < 1e-3
+    assert all((f.distances() - x.distances()).abs().max() < 1e-4 for f in path.frames)
+    drawn = ck.draw(ck.Molecules.cat([path.frames[0], path.samples]), overlay=3)
+    assert drawn.get_size_inches()[0] == pytest.approx(2 * 1.7)  # two drawings of three molecules

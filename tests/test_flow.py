@@ -571,3 +571,32 @@ def test_order_and_coupling_leave_less_of_the_velocity_open(qm9):
         velocity_variance(model.process, qm9.molecules[:10])
     with pytest.raises(ValueError, match="100 molecules are too few"):
         velocity_variance(model.process, x[:100])
+
+
+# -- trajectories -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["CanonFlow", "canon+GDM"])
+def test_a_trajectory_goes_from_noise_to_the_samples_and_changes_nothing(name):
+    model = recipe(name, "laptop").build(COUNTS)
+    plain = model.sample(5, 6, seed=3, batch_size=2)
+    path = model.sample(5, 6, seed=3, batch_size=2, trajectory=True)
+    assert path.samples.positions.equal(plain.positions)
+    assert path.samples.types.equal(plain.types)
+    assert len(path) == 5
+    assert len(path.frames) == 7  # every state before an evaluation, and the samples
+    assert all(frame.mask.equal(plain.mask) for frame in path.frames)
+    moved = [(a.positions - b.positions).abs().amax((1, 2)).min() for a, b in itertools.pairwise(path.frames)]
+    assert min(map(float, moved)) > 0
+    two = path[[4, 1]].thinned(3)
+    assert [len(frame) for frame in two.frames] == [2, 2, 2]
+    assert two.frames[1].positions.equal(path.frames[3].positions[[4, 1]])
+    with pytest.raises(ValueError, match="leave out randomize"):
+        model.sample(2, 3, trajectory=True, randomize=True)
+
+
+def test_the_same_sizes_and_seed_start_two_models_from_the_same_noise():
+    one, other = (lively(recipe("canon+GDM", "laptop").build(COUNTS), scale) for scale in (0.01, 0.02))
+    a, b = (m.sample(3, 5, sizes=[5, 6, 5], seed=1, trajectory=True) for m in (one, other))
+    assert a.frames[0].positions.equal(b.frames[0].positions)
+    assert not a.samples.positions.equal(b.samples.positions)

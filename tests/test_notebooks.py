@@ -12,29 +12,19 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
-from urllib.parse import urlsplit
 
 import nbformat
 import numpy as np
 import pytest
-from browsing import HELP, NO_3DMOL, find
-from browsing import three_dmol as three_dmol_js
+from browsing import LOCAL
 from jupyter_client.kernelspec import KernelSpecManager
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
-
-from canonkit.widgets import threedmol
+from playwright.sync_api import expect
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMALL = {"CANONKIT_MINUTES": "0.05", "CANONKIT_COUNT": "16", "OMP_NUM_THREADS": "1"}
 VERSIONS = re.compile(r"^canonkit \S+, torch \S+, Python \S+, seed \d+$", re.M)
 OWN_PATH = re.compile(r"(?<![\w/.])/(root|work|home|tmp|Users)\b")
-LOCAL = ("127.0.0.1", "localhost")
-FLAGS = (
-    "--no-sandbox --disable-dev-shm-usage --disable-background-networking --disable-component-update --disable-sync "
-    "--disable-default-apps --disable-extensions --disable-domain-reliability --no-first-run --no-pings"
-).split()
 NOWHERE = "http://127.0.0.1:9"  # a proxy that does not answer
 PATIENCE = 600  # seconds a notebook may take
 
@@ -87,17 +77,6 @@ def jupyter(tmp_path, monkeypatch, three_dmol):
     kernel = Path(KernelSpecManager().get_kernel_spec("python3").resource_dir)
     assert kernel.is_relative_to(sys.prefix), f"{kernel} is not of {sys.prefix}"
     return state
-
-
-@pytest.fixture(scope="session")
-def three_dmol(tmp_path_factory):
-    """A copy of 3Dmol.js, which the 3D views need: the user's, that of CANONKIT_3DMOL, or a fetched one."""
-    content = three_dmol_js()
-    if content is None:
-        pytest.skip(NO_3DMOL)
-    path = tmp_path_factory.mktemp("3dmol") / threedmol.FILE
-    path.write_bytes(content)
-    return path
 
 
 @pytest.fixture
@@ -178,43 +157,6 @@ def answering(server, runtime, log, patience=180):
                 pass
         time.sleep(0.2)
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
-
-
-@pytest.fixture
-def browser(tmp_path):
-    """A page of headless Chromium without network, and what went on in it."""
-    own = {f"XDG_{kind}_HOME": str(tmp_path / "browser" / kind.lower()) for kind in ("CONFIG", "CACHE", "DATA")}
-    outside, errors, console = [], [], []
-
-    def is_outside(url):
-        return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname not in LOCAL
-
-    def note(url):
-        if is_outside(url):
-            outside.append(url)
-
-    program = find()
-    if program is None:
-        pytest.skip(HELP)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=program,
-            env=os.environ | own,
-            # names outside do not resolve, whatever asks for them
-            args=[*FLAGS, "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"],
-        )
-        try:
-            context = chromium.new_context(viewport={"width": 1400, "height": 1000}, service_workers="block")
-            context.on("request", lambda request: note(request.url))
-            context.route(is_outside, lambda route: route.abort())
-            context.set_default_timeout(180_000)
-            page = context.new_page()
-            page.on("websocket", lambda socket: note(socket.url))
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("console", lambda m: console.append(m.text) if m.type == "error" else None)
-            yield SimpleNamespace(page=page, outside=outside, errors=errors, console=console)
-        finally:
-            chromium.close()
 
 
 FAULT = '[data-mime-type="application/vnd.jupyter.stderr"]'  # what JupyterLab draws on red: tracebacks and warnings

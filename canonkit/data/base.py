@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from canonkit.chemistry.hydrogens import WithHydrogens, add_hydrogens
-from canonkit.chemistry.valencies import VALENCE
+from canonkit.chemistry.valencies import VALENCE, with_edm_bonds
 from canonkit.data.batches import Samples
 from canonkit.metrics.chemistry import chemistry
 from canonkit.metrics.stability import stability
@@ -51,11 +51,14 @@ class Form:
         return not self.shape and set(self.elements) <= VALENCE.keys()
 
     def complete(self, samples: Samples) -> WithHydrogens:
-        """What a model sampled, with hydrogens where they are added by rule."""
+        """What a model sampled, with hydrogens where they are added by rule.
+
+        Heavy atoms without bonds get them from their distances first, by EDM's rule, and no charges.
+        """
         if not isinstance(samples, Molecules):
             raise ValueError("these are images, which have no hydrogens")
         if self.heavy:
-            return add_hydrogens(samples)
+            return add_hydrogens(samples if samples.bonds is not None else with_edm_bonds(samples))
         return WithHydrogens(samples, torch.zeros(len(samples), dtype=torch.bool, device=samples.device))
 
     def measurable(self, graphs: bool) -> bool:

@@ -11,6 +11,8 @@ class_means       mean image of every digit, one row per named set, and what is 
 angle_histogram   how angles are spread over the circle, by class
 activations       a digit, its canonical image and the activation over the group
 vector_fields     maps of the plane to itself, as arrows
+rotations         poses as points of the group, and where they jump
+quotient          orbits of the plane, their fold onto a slice, and the quotient space
 rotation_law      how rotations are spread over their group
 periodic_boxes    particles in a periodic box, some configurations and all together
 clouds, densities points, and densities with their scores, in the plane
@@ -23,6 +25,7 @@ velocity_curves   the part of a flow's velocity that cannot be predicted, agains
 """
 
 from canonkit.figures.base import Picture
+from canonkit.figures.group import quotient, rotations
 from canonkit.figures.idea import idea
 from canonkit.figures.images import activations, angle_histogram, class_means, image_rows
 from canonkit.figures.molecules import draw, noising, pose_density
@@ -48,7 +51,9 @@ __all__ = [
     "pose_density",
     "pose_profile",
     "property_map",
+    "quotient",
     "rotation_law",
+    "rotations",
     "shape_maps",
     "stability_steps",
     "stable_by_budget",

@@ -40,6 +40,12 @@ def seen_bonds(molecules: Molecules) -> Tensor:
     return (near & real & ~torch.eye(near.shape[1], dtype=torch.bool)).long()
 
 
+def usual_reach(molecules: Molecules) -> float:
+    """How far molecules reach from their middle in x and y, in Å, atoms that lie far outside left out."""
+    far = molecules.positions[..., :2].abs().amax(-1)[molecules.mask]
+    return max(2.0, min(float(far.max()), 1.6 * float(far.quantile(0.9))) + 0.6)
+
+
 def draw(
     molecules: Molecules,
     *,
@@ -48,9 +54,10 @@ def draw(
     title: str | None = None,
     mark_unstable: bool = False,
     axes: bool = False,
-    overlay: bool = False,
+    overlay: bool | int = False,
     numbers: bool = False,
     size: float = 1.7,
+    reach: float | None = None,
 ) -> Picture:
     """Ball-and-stick drawings, x to the right, y up, z towards the reader: near atoms are larger, far ones are paler.
 
@@ -59,13 +66,15 @@ def draw(
     Args:
         molecules: drawn in the pose they have, centred; all at one scale.
         columns: per row.
-        captions: one per molecule, drawn as they are.
+        captions: one per drawing, written as they are.
         title: of the figure.
         mark_unstable: draw a red ring around atoms with a wrong valence by EDM's rule (H, C, N, O, F only).
         axes: draw the axes of the frame: x red, y green, z blue (as a dot, because it points to the reader).
-        overlay: draw all molecules over each other in one frame, transparent, instead of in a grid.
+        overlay: draw all molecules over each other, transparent; of a number, as many of them in each drawing.
         numbers: write its number on each atom, from 1.
         size: of one drawing, in inches.
+        reach: from the middle of a drawing to its edge, in Å; by default enough for all atoms but strays. What lies
+            beyond is drawn at the edge.
 
     Raises:
         ValueError: no molecules.
@@ -73,14 +82,15 @@ def draw(
     if not len(molecules):
         raise ValueError("no molecules to draw")
     molecules = molecules.to("cpu").to(torch.float64).centred()
-    count = 1 if overlay else len(molecules)
+    each = len(molecules) if overlay is True else int(overlay) or 1  # molecules in one drawing
+    count = -(-len(molecules) // each)
     columns = min(columns, count)
     rows = -(-count // columns)
-    size = 2.2 * size if overlay else size
-    line = 0.2 if captions and not overlay else 0
+    size = 2.2 * size if overlay is True else size
+    line = 0.2 if captions and overlay is not True else 0
     figure = blank(size * columns, (size + line) * rows + (0.3 if title else 0))
     ax = figure.add_subplot()
-    reach = max(2.0, float(molecules.positions[..., :2].abs().max()) + 0.6)
+    reach = usual_reach(molecules) if reach is None else reach
     step = np.array([2 * reach, -2 * reach * (1 + line / size)])
     ax.set(xlim=(-reach, -reach + columns * step[0]), ylim=(reach + rows * step[1], reach), aspect="equal")
     ax.axis("off")
@@ -90,20 +100,23 @@ def draw(
     shapes = []
     for b in range(len(molecules)):
         n = int(molecules.sizes[b])
-        place = np.zeros(2) if overlay else np.array([b % columns, b // columns]) * step
+        place = np.array([b // each % columns, b // each // columns]) * step
+        first = b % each == 0
         symbols = [molecules.elements[k] for k in molecules.types[b, :n].tolist()]
-        x = molecules.positions[b, :n].numpy()
+        x = molecules.positions[b, :n].clone()
+        x[:, :2] = x[:, :2].clamp(0.6 - reach, reach - 0.6)
+        x = x.numpy()
         shapes += _shapes(x, symbols, orders[b, :n, :n], unstable[b, :n], place, reach)
         for k in range(n if numbers else 0):
             ink = "black" if symbols[k] == "H" else "white"
             ax.text(*(place + x[k, :2]), k + 1, fontsize=5, ha="center", va="center_baseline", zorder=3, color=ink)
-        if axes and (b == 0 or not overlay):
+        if axes and first:
             _draw_axes(ax, place, reach, points)
-        if captions and line:
-            ax.text(*(place + [0, -reach]), captions[b], ha="center", va="top", fontsize=8, parse_math=False)
+        if captions and line and first:
+            ax.text(*(place + [0, -reach]), captions[b // each], ha="center", va="top", fontsize=8, parse_math=False)
     shapes.sort(key=lambda shape: shape[0])  # far ones first
     _, polygons, faces, edges, widths = zip(*shapes, strict=True)
-    alpha = min(1.0, 0.25 + 2 / len(molecules)) if overlay else 1.0
+    alpha = min(1.0, 0.25 + 2 / each) if overlay else 1.0
     ax.add_collection(
         PolyCollection(
             polygons, facecolors=faces, edgecolors=edges, linewidths=[w * points for w in widths], alpha=alpha, zorder=2
@@ -149,7 +162,7 @@ def _draw_axes(ax, place, reach, points) -> None:
         ax.add_collection(LineCollection([[corner, end]], colors=AXES[name], linewidths=0.08 * points, zorder=1))
         ax.text(*(corner + 1.25 * (end - corner)), name, color=AXES[name], fontsize=7, ha="center", va="center")
     ax.plot(*corner, marker="o", markersize=0.22 * points, color=AXES["z"], zorder=1)
-    ax.text(*(corner - 0.4 * length), "z", color=AXES["z"], fontsize=7, ha="center", va="center")
+    ax.text(*(corner - 0.3 * length), "z", color=AXES["z"], fontsize=7, ha="center", va="center")
 
 
 def pose_density(sets: Mapping[str, Molecules], *, limit: float = 5.0, bins: int = 120) -> Picture:

@@ -5,6 +5,7 @@ from canonkit.processes.diffusion import Diffusion, Draw, cosine_schedule, polyn
 from canonkit.processes.flow import FlowDraw, FlowMatching, MaskedMoleculeSpace
 from canonkit.processes.priors import AlignedPrior, Gaussian
 from canonkit.processes.spaces import Euclidean, ImageSpace, MoleculeSpace
+from canonkit.processes.trajectory import Trajectory
 
 __all__ = [
     "AlignedPrior",
@@ -20,6 +21,7 @@ __all__ = [
     "MoleculeSpace",
     "Network",
     "Process",
+    "Trajectory",
     "cosine_schedule",
     "polynomial_schedule",
 ]

@@ -66,8 +66,13 @@ class Process(nn.Module):
         """The training loss of a batch; `x` is taken as it is (canonicalize it before)."""
         raise NotImplementedError
 
-    def sample(self, network: Network, sizes: Tensor, steps=None, generator=None, *, on_step=None, **options):
-        """Samples of the given sizes (B,), with `steps` network evaluations."""
+    def sample(
+        self, network: Network, sizes: Tensor, steps=None, generator=None, *, on_step=None, path=None, **options
+    ):
+        """Samples of the given sizes (B,), with `steps` network evaluations.
+
+        `path` is a list to which every state is appended as data, from the noise to the samples.
+        """
         raise NotImplementedError
 
     def fit(self, canonical) -> None:

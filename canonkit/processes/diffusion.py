@@ -182,6 +182,7 @@ class Diffusion(Process):
         generator: torch.Generator | None = None,
         eta: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
+        path: list | None = None,
     ):
         """Samples of the given sizes (B,), by ancestral sampling or with less noise.
 
@@ -192,6 +193,7 @@ class Diffusion(Process):
             generator: for repeatable samples.
             eta: share of ancestral sampling's noise; 0 is DDIM, for few steps.
             on_step: called as on_step(t, z_t) after every evaluation but the last: for progress bars and pictures.
+            path: the states z_t are appended to it as data, and at last the samples.
         """
         evaluations = self.evaluations(steps)
         if not 0 <= eta <= 1:
@@ -200,6 +202,8 @@ class Diffusion(Process):
         z = self.space.noise(z, mask, generator)
         times = torch.linspace(self.T, 0, evaluations).round().long().tolist()
         for t, s in zip(times, times[1:], strict=False):
+            if path is not None:
+                path.append(self.space.decode(z, mask))
             gamma_t, gamma_s = self.gamma[t], self.gamma[s]
             log_alpha2_ts = logsigmoid(-gamma_t) - logsigmoid(-gamma_s)
             sigma2_ts = float(-torch.expm1(softplus(gamma_s) - softplus(gamma_t)))
@@ -218,10 +222,15 @@ class Diffusion(Process):
             z = self.space.project(z, mask)
             if on_step is not None:
                 on_step(s, z)
+        if path is not None:
+            path.append(self.space.decode(z, mask))
         zero = torch.zeros(len(z), dtype=torch.long)
         alpha_0, sigma_0 = self._alpha_sigma(zero, z)
         eps_hat = self._predict(network, z, zero, mask)
         x = (z - sigma_0 * eps_hat + eta * sigma_0 * self.space.noise(z, mask, generator)) / alpha_0
         # Types are read off z_0, whose likelihood is discrete; coordinates off x.
         rest = z[..., self.space.continuous(z).shape[-1] :]
-        return self.space.decode(torch.cat([self.space.continuous(x), rest], dim=-1), mask)
+        samples = self.space.decode(torch.cat([self.space.continuous(x), rest], dim=-1), mask)
+        if path is not None:
+            path.append(samples)
+        return samples

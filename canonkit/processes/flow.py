@@ -282,6 +282,7 @@ class FlowMatching(Process):
         choice_temperature: float = 0.5,
         kinds_choice_temperature: float | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
+        path: list | None = None,
     ) -> Molecules:
         """Molecules of the given sizes (B,).
 
@@ -300,6 +301,8 @@ class FlowMatching(Process):
             kinds_choice_temperature: the same for kinds. By default infinite of graphs without hydrogens, so that
                 elements keep their shares, else as choice_temperature: with hydrogens chance was measured worse.
             on_step: called as on_step(evaluations left, x_t).
+            path: the states are appended to it as molecules, masked kinds as the network guesses them, masked bonds
+                left out; at last the samples.
         """
         steps = self.evaluations(steps)
         if temperature is None:
@@ -332,6 +335,10 @@ class FlowMatching(Process):
 
         for t, s in zip(times, times[1:], strict=False):
             v, logits, pair_logits = velocity(x, t)
+            if path is not None:
+                seen = torch.where(kinds == self.space.kinds, logits.argmax(-1), kinds)
+                drawn = None if bonds is None else bonds.masked_fill(bonds == self.space.ORDERS, 0)
+                path.append(self.space.assemble(x, seen, drawn, real))
             moved = x + (s - t) * v
             left -= 1
             if heun and s < 1 and left > 0:
@@ -345,7 +352,10 @@ class FlowMatching(Process):
                 bonds = _symmetric(unmask(bonds, self.space.ORDERS, upper, s, pair_logits, *how))
             if on_step is not None:
                 on_step(left, x)
-        return self.space.assemble(x, kinds, bonds, real)
+        samples = self.space.assemble(x, kinds, bonds, real)
+        if path is not None:
+            path.append(samples)
+        return samples
 
 
 def _guess(places: Tensor, logits: Tensor) -> Tensor:

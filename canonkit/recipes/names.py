@@ -98,11 +98,11 @@ SYSTEMS = {
     "CanonFlow": System("QM9", "Canon", "spectral", flow=ALIGNED | GRAPHS),
     "CanonFlow-aug": System("QM9", "Canon", augment=True, flow=PLAIN | GRAPHS),
 }
-# Every flow on heavy atoms too; hydrogens by rule need bonds.
+# On heavy atoms too: flows learn their bonds, from which the hydrogens follow; a diffusion's are found by distances.
 SYSTEMS |= {
-    f"{name}-heavy": replace(system, data="QM9-heavy", flow=(system.flow or {}) | {"graphs": True})
+    f"{name}-heavy": replace(system, data="QM9-heavy", flow=system.flow and system.flow | {"graphs": True})
     for name, system in SYSTEMS.items()
-    if system.network == "Canon" and name != "Flow+bonds"
+    if name not in ("Flow+bonds", "Flow-DiT", "SymDiff*")
 }
 # The same network without distances, in canonical form and in any.
 SYSTEMS |= {

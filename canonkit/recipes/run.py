@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from canonkit.data.batches import Samples
 from canonkit.model import OrbitModel
+from canonkit.processes.trajectory import Trajectory
 from canonkit.recipes.recipe import Recipe
 from canonkit.training import load_averaged, read_card, read_log
 
@@ -62,14 +63,31 @@ class Run:
             "hardware": self.card["hardware"],
         }
 
-    def sample(self, count: int = 1, steps: int | None = None, *, hydrogens: bool = True, **options: Any) -> Samples:
+    @overload
+    def sample(self, *arguments: Any, trajectory: Literal[True], **options: Any) -> Trajectory: ...
+    @overload
+    def sample(self, *arguments: Any, trajectory: Literal[False] = False, **options: Any) -> Samples: ...
+    def sample(
+        self,
+        count: int = 1,
+        steps: int | None = None,
+        *,
+        hydrogens: bool = True,
+        trajectory: bool = False,
+        **options: Any,
+    ) -> Samples | Trajectory:
         """`OrbitModel.sample`; of a model of heavy atoms with hydrogens added by rule, unless that is not wanted.
 
         A molecule with impossible bonds, to which RDKit adds no hydrogens, stays among the samples as it is: an invalid
         and unstable one, as others make them too. `canonkit.chemistry.hydrogens.add_hydrogens` tells which these are.
+        A trajectory has the hydrogens in one frame more, its last.
         """
+        add = self.recipe.form.heavy and hydrogens
+        if trajectory:
+            path = self.model.sample(count, steps, trajectory=True, **options)
+            return Trajectory((*path.frames, self.recipe.form.complete(path.samples).molecules)) if add else path
         samples = self.model.sample(count, steps, **options)
-        return self.recipe.form.complete(samples).molecules if self.recipe.form.heavy and hydrogens else samples
+        return self.recipe.form.complete(samples).molecules if add else samples
 
 
 def new_run_folder(start: str | Path) -> Path:

@@ -30,6 +30,23 @@ def style(elements: tuple[str, ...]) -> dict:
     return {"stick": {"radius": 0.1, "colorscheme": colours}, "sphere": {"scale": 0.25, "colorscheme": colours}}
 
 
+def scenes(molecules: Molecules) -> list[dict]:
+    """Molecules as panes.js draws them, with the bonds that `canonkit.draw` shows; positions in hundredths of Å."""
+    orders = seen_bonds(molecules).triu(1).tolist()
+    found = []
+    for b, n in enumerate(molecules.sizes.tolist()):
+        x = (100 * molecules.positions[b, :n]).round().long().flatten().tolist()
+        rows = enumerate(orders[b][:n])
+        bonds = [v for i, row in rows for j, order in enumerate(row[:n]) if order for v in (i, j, order)]
+        found.append({"types": molecules.types[b, :n].tolist(), "x": x, "bonds": bonds})
+    return found
+
+
+def arrows(frame: Tensor) -> list[list]:
+    """The axes of a frame, the columns of (3, 3), as panes.js draws them."""
+    return [[name, AXES[name], (1.6 * frame[:, k]).tolist()] for k, name in enumerate(AXES)]
+
+
 def blocks(molecules: Molecules) -> list[str]:
     """Mol blocks with the bonds that `canonkit.draw` shows."""
     from rdkit.Chem import MolToMolBlock
@@ -47,6 +64,7 @@ class Panes(anywidget.AnyWidget):
 
     _esm = script("inspector.js")
     panes = traitlets.List().tag(sync=True)
+    elements = traitlets.List().tag(sync=True)
     ball_and_stick = traitlets.Dict().tag(sync=True)  # not `style`, which means another thing to ipywidgets
     size = traitlets.Int(280).tag(sync=True)
     zoom = traitlets.Int(0).tag(sync=True)
@@ -57,6 +75,7 @@ class Panes(anywidget.AnyWidget):
 
     def __init__(self, elements: tuple[str, ...], **options):
         super().__init__(
+            elements=list(elements),
             ball_and_stick=style(elements),
             local=threedmol.local_copy() is not None,
             address=threedmol.usual_address(),
@@ -79,11 +98,10 @@ class Panes(anywidget.AnyWidget):
         self._shown = molecules, titles
         ringed = torch.zeros_like(molecules.mask) if halo is None else halo & molecules.mask
         found = []
-        for b, (block, title, frame) in enumerate(zip(blocks(molecules), titles, axes, strict=True)):
-            ends = [] if frame is None else [1.6 * frame[:, k] for k in range(3)]
-            arrows = [[name, AXES[name], end.tolist()] for name, end in zip(AXES, ends, strict=False)]
+        for b, (molecule, title, frame) in enumerate(zip(scenes(molecules), titles, axes, strict=True)):
             centres = molecules.positions[b, ringed[b]].tolist()
-            found.append({"title": title, "block": block, "axes": arrows, "halo": centres})
+            seen = [] if frame is None else arrows(frame)
+            found.append({"title": title, "molecule": molecule, "axes": seen, "halo": centres})
         self.panes = found
         if self.flat:
             self._draw()

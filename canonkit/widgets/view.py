@@ -88,21 +88,21 @@ def show(
     script = f"""{threedmol.loader()}
 window.canonkit3Dmol({json.dumps(local)}, {json.dumps(threedmol.usual_address())}, () => {{
   const scene = document.getElementById("{name}");
-  scene.innerHTML = {_quoted(page)};
+  scene.innerHTML = {quoted(page)};
   for (const old of scene.querySelectorAll("script")) {{
     const fresh = document.createElement("script");  // one set as HTML does not run
     fresh.text = old.text;
     old.replaceWith(fresh);
   }}
 }}, () => {{
-  document.getElementById("{name}").insertAdjacentHTML("beforeend", {_quoted(HELP)});
+  document.getElementById("{name}").insertAdjacentHTML("beforeend", {quoted(HELP)});
 }});"""
     return View(f'<div id="{name}">{picture}</div><script>{script}</script>', png)
 
 
-def _quoted(text: str) -> str:
-    """A JavaScript string that may stand inside a script element."""
-    return json.dumps(text).replace("</", "<\\/")
+def quoted(data: object) -> str:
+    """JavaScript data that may stand inside a script element."""
+    return json.dumps(data).replace("</", "<\\/")
 
 
 def _viewer(molecules, captions, columns, mark_unstable, axes, linked, size):
