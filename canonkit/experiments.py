@@ -191,7 +191,7 @@ def reproduce(
             f"{of.title} holds {len(row_of)} runs of {name}, and two are needed to compare: canonkit results "
             f"{of.title!r} --rebuild {name} makes them"
         )
-    seed = 1 + max(r["seed"] for r in row_of) if seed is None else seed
+    seed = max(int(r["seed"]) for r in row_of) + 1 if seed is None else seed
     out = Path(folder) / of.file.removesuffix(".json") / f"{name}-{seed}-again"
     measured = _measured(of, _trained(of, name, seed, out, minutes, progress), progress)
     compared = []
