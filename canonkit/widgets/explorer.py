@@ -14,6 +14,7 @@ from canonkit.figures.poses import property_map
 from canonkit.metrics.properties import properties as describe
 from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
+from canonkit.tables import element
 from canonkit.widgets.panes import Panes, script
 
 
@@ -79,7 +80,7 @@ class Explorer:
             self.map.look(x, [f"molecule {k}"], [torch.eye(3)], self._unstable[k : k + 1, : x.mask.shape[1]])
             self.map.zoom += 1
         numbers = ", ".join(f"{name} {float(v[k]):.3g}" for name, v in self.properties.items())
-        self.numbers.value = f"<small>molecule {k}: {numbers}</small>"
+        self.numbers.value = element("small", f"molecule {k}: {numbers}")
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
