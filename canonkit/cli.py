@@ -299,8 +299,8 @@ def evaluate(
     """Measure a model or a file of molecules.
 
     Molecules: stability, validity, uniqueness and novelty by EDM's protocol; for a model also its validation loss and
-    NLL bound. With --drugs: a file's molecules by the corrected protocol for GEOM-Drugs. Images: the denoising error on the test images with its 95 % interval. Results of a run are also kept in
-    its evaluation.json.
+    NLL bound. With --drugs: a file's molecules by the corrected protocol for GEOM-Drugs. Images: the denoising error on
+    the test images with its 95 % interval. Results of a run are also kept in its evaluation.json.
     """
     from canonkit.chemistry.formats import SUFFIXES, read
     from canonkit.data.qm9 import load_qm9
