@@ -23,7 +23,7 @@ from canonkit.chemistry.formats import to_rdkit
 from canonkit.metrics.distributions import distribution_distances
 from canonkit.metrics.energies import mmff_strain, posebusters_checks, xtb_strain
 from canonkit.metrics.valency import valency_stability
-from canonkit.molecules import AROMATIC, SYMBOLS, Molecules
+from canonkit.molecules import AROMATIC, ATOMIC_NUMBERS, Molecules
 from canonkit.tables import html_table
 
 PARTS = 5
@@ -238,7 +238,7 @@ def _stretched(molecules: Molecules) -> Tensor:
     from rdkit import Chem
 
     table = Chem.GetPeriodicTable()
-    radii = torch.tensor([table.GetRcovalent(SYMBOLS.index(e)) for e in molecules.elements])[molecules.types]
+    radii = torch.tensor([table.GetRcovalent(ATOMIC_NUMBERS[e]) for e in molecules.elements])[molecules.types]
     b, i, j = molecules.graph()[0].triu(1).nonzero().unbind(1)
     d = (molecules.positions[b, i] - molecules.positions[b, j]).norm(dim=-1)
     wrong = (d / (radii[b, i] + radii[b, j]) - 1).abs() > STRETCHED

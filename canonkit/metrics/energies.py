@@ -65,7 +65,7 @@ def xtb_strain(mols: Sequence, *, progress: bool = False) -> np.ndarray:
 
 def _gfn2(mol):
     """x (3 n,) in Bohr -> energy in Hartree and its gradient (3 n,)."""
-    from tblite.interface import Calculator
+    from tblite.interface import Calculator  # pyright: ignore[reportMissingImports]
 
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
     charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
@@ -91,7 +91,7 @@ def posebusters_checks(mols: Sequence) -> dict[str, np.ndarray]:
         ModuleNotFoundError: PoseBusters is not installed.
     """
     require("posebusters")
-    from posebusters import PoseBusters
+    from posebusters import PoseBusters  # pyright: ignore[reportMissingImports]
     from rdkit import rdBase
 
     with rdBase.BlockLogs():
