@@ -16,6 +16,7 @@ import typer
 from canonkit import __version__
 from canonkit.names import choose
 
+MANY = 10**9
 app = typer.Typer(
     help="Symmetry-aware generative modelling by canonicalization.",
     no_args_is_help=True,
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Steps = Annotated[int | None, typer.Option(help="Network evaluations; by default 1001 of diffusion, 100 of flow.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout, nothing else there.")]
 
 
@@ -34,9 +36,12 @@ def main() -> None:
     except typer.Abort:
         raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-        print(f"canonkit: {error}", file=sys.stderr)
+        print(f"canonkit: {_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None
     except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+            print("canonkit: the memory does not suffice: give fewer samples, or smaller ones", file=sys.stderr)
+            raise SystemExit(1) from None
         said = getattr(error, "format_message", None)
         if said is None:
             raise
@@ -46,6 +51,13 @@ def main() -> None:
             print(f"canonkit: {said().rstrip('.')}. See canonkit --help.", file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _line(error: Exception) -> str:
+    """An error in one line; those of the system without their numbers."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
 
 
 def _print(result: dict | list, text: object, as_json: bool) -> None:
@@ -125,7 +137,7 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Training time, over all parts of a resumed run.")] = None,
     steps: Annotated[int | None, typer.Option(help="Number of training steps.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")] = False,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest one here.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     init: Annotated[str | None, typer.Option(help="Start from trained weights: a name or a run's folder.")] = None,
@@ -224,7 +236,7 @@ def sample(
     output: Annotated[Path, typer.Option("-o", "--output", help=".sdf, .xyz or .npz; for images .png or .npz")],
     count: Annotated[int, typer.Option("-n", "--count")] = 100,
     steps: Steps = None,
-    seed: Annotated[int | None, typer.Option(help="For repeatable samples.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For repeatable samples.", min=0, max=2**32 - 1)] = None,
     randomize: Annotated[
         bool, typer.Option("--randomize", help="Turn each molecule, and reorder its atoms, at random.")
     ] = False,
@@ -271,7 +283,7 @@ def evaluate(
     ],
     count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample from a run.")] = 1000,
     steps: Steps = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
     against: Annotated[str | None, typer.Option(help="Of images: another model, compared image by image.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the sampler, such as choice_temperature=inf.")
@@ -339,7 +351,7 @@ def certify(
         bool,
         typer.Option("--denoiser", help="Is the network of trained weights equivariant in law? -n 16 is enough."),
     ] = False,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Test whether a canonicalizer is one, or whether a denoiser is equivariant in law.
@@ -451,10 +463,7 @@ def _run(source: str, published: str | None = None):
     if published:
         return load(source, published)
     if Path(source).is_dir():
-        try:
-            return load_run(source)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{Path(source) / 'run.json'} is damaged ({error!r}): train the run anew") from error
+        return load_run(source)
     if source not in cards():
         hint = choose(source, cards())
         raise ValueError(f"{source} is neither a run's folder nor the name of trained weights: {hint}")
@@ -462,10 +471,10 @@ def _run(source: str, published: str | None = None):
 
 
 def _at_least_one(**values: int | None) -> None:
-    """Raises ValueError for an option below 1."""
+    """Raises ValueError for an option below 1, or beyond counting."""
     for name, value in values.items():
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} {value} is too few: give 1 or more")
+        if value is not None and not 1 <= value <= MANY:
+            raise ValueError(f"--{name} {value} is too {'few' if value < 1 else 'many'}: give 1 to {MANY:,}")
 
 
 def _check_device(name: str) -> None:

@@ -214,6 +214,15 @@ if TypeAdapter is not None:
         seen: NotRequired[Whole]
         loss: NotRequired[float]
 
+    # -- samples ------------------------------------------------------------------------------------------------------
+
+    @exact
+    class Texts(TypedDict, total=False):
+        """Of molecules, in an .npz file."""
+
+        titles: list[str]
+        data: list[dict[str, str]]
+
     # -- queues -------------------------------------------------------------------------------------------------------
 
     Inside = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(lambda x: _inside(x))]
@@ -277,7 +286,8 @@ def checked(kind: str, content: Any, where: object, remedy: str = "") -> Any:
     """`content`, with the fields that this module describes under the name `kind`.
 
     Args:
-        kind: Started, RunCard, WeightsCard, Settings, LogLine, Evaluation, Cost or Queue.
+        kind: Started, RunCard, WeightsCard, Settings, LogLine, Evaluation, Cost, Texts or
+            Queue.
         content: what was read.
         where: the file, for the error.
         remedy: what to do, for the error.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
+
+from canonkit.tables import element
 
 COLOURS = {"right": "#1b7f3b", "not yet": "#c0392b", "open": "#666666"}
 OPEN = "write your answer above (instead of ...), then run this cell again"
@@ -25,7 +26,7 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         colour = COLOURS[self.state]
-        return f"<div style='border-left:4px solid {colour};padding:0.2em 0.7em'>{escape(repr(self))}</div>"
+        return element("div", repr(self), f"border-left:4px solid {colour};padding:0.2em 0.7em")
 
 
 def check(answer: object, right: Callable[[object], bool | str], because: str, hint: str) -> Verdict:

@@ -25,7 +25,10 @@ SYMBOLS = (
 ).split()
 ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS) if number}
 AROMATIC = 4  # the order of an aromatic bond, as in MDL files
+MOST_CHARGED = 100  # elementary charges of an atom
 CLOSEST = 0.1  # Å; atoms nearer than this are one atom twice
+SLOTS = 2**23  # places for atoms; more than this must not be nearly all padding
+FARTHEST = 1e9  # Å; beyond, float32 has no squares to add
 WIDE = 2**27  # bonds of more pairs than this are kept in bytes
 MOST = 2**34  # and of more than this not at all
 
@@ -136,6 +139,12 @@ class Molecules:
                 raise ValueError(f"molecule {b} has no atoms")
             if xb.shape != (len(zb), 3):
                 raise ValueError(f"molecule {b} has {len(zb)} atoms but positions {xb.shape}: give ({len(zb)}, 3)")
+        slots = len(sizes) * int(sizes.max())
+        if slots > SLOTS and slots > 20 * sizes.sum():
+            raise ValueError(
+                f"{len(sizes):,} molecules of mostly few atoms would be padded to {sizes.max():,} atoms each: keep the "
+                "longest molecules in a file of their own"
+            )
         mask = np.arange(sizes.max()) < sizes[:, None]
 
         def padded(rows: Sequence, *width: int) -> np.ndarray:
@@ -193,10 +202,14 @@ class Molecules:
         return self
 
     def check_finite(self) -> None:
-        """Raises ValueError that names the first molecule with a NaN or infinite coordinate."""
-        finite = self.positions.isfinite().flatten(1).all(1)
-        if not finite.all():
-            raise ValueError(f"molecule {int((~finite).nonzero()[0])} has a NaN or infinite coordinate: leave it out")
+        """Raises ValueError that names a molecule with a NaN, infinite or absurd coordinate."""
+        x = self.positions.detach()
+        odd = ~(x.isfinite() & (x.abs() <= FARTHEST)).flatten(1).all(1)
+        if odd.any():
+            b = int(odd.nonzero()[0])
+            most = float(x[b].abs().max())
+            what = f"coordinate of {most:g}" if most < float("inf") else "NaN or infinite coordinate"
+            raise ValueError(f"molecule {b} has a {what}: {'give Å, or ' if most < float('inf') else ''}leave it out")
 
     # -- looking at it ------------------------------------------------------------------------------------------------
 
@@ -345,6 +358,8 @@ def _whole(name: str, values) -> Tensor:
             values = np.where(values == 1.5, AROMATIC, values)
         if (odd := values[values != np.round(values)]).size or (odd := values[~np.isfinite(values)]).size:
             raise ValueError(f"{name} are {meaning}, not {odd[0]}")
+    if name == "charges" and values.size and (odd := values[np.abs(values) > MOST_CHARGED]).size:
+        raise ValueError(f"{name} are {meaning}, not {odd[0]}")
     if name == "radicals" and (values < 0).any():
         raise ValueError(f"{name} are {meaning}, not {values.min()}")
     if name == "bonds" and values.size > WIDE:

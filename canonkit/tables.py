@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from html import escape
 
 
+def element(tag: str, text: object, style: str = "") -> str:
+    """An HTML element that shows text as it is: the one place where text becomes HTML."""
+    return f"<{tag}{f' style={style!r}' if style else ''}>{escape(str(text))}</{tag}>"
+
+
 def html_table(header: Sequence, rows: Sequence[Sequence]) -> str:
     """An HTML table; text is escaped. Many columns stand closer."""
     style = "text-align:left" if len(header) <= 12 else "text-align:left;padding:0.3em 0.25em"
-    head = "".join(f"<th style='{style}'>{escape(str(c))}</th>" for c in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td style='{style}'>{escape(str(c))}</td>" for c in row) + "</tr>" for row in rows
-    )
+    head = "".join(element("th", c, style) for c in header)
+    body = "".join("<tr>" + "".join(element("td", c, style) for c in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -38,8 +41,8 @@ class Table:
         return "\n".join([self.title, text_table(self.header, self.rows), *self.notes])
 
     def _repr_html_(self) -> str:
-        notes = "<br>".join(map(escape, self.notes))
-        return f"<b>{escape(self.title)}</b>{html_table(self.header, self.rows)}<small>{notes}</small>"
+        notes = "<br>".join(element("small", note) for note in self.notes)
+        return element("b", self.title) + html_table(self.header, self.rows) + notes
 
 
 class Printed:

@@ -1,8 +1,11 @@
 """The 3D views as far as Python goes: what they send to the browser. That it draws there, test_notebooks sees."""
 
 import base64
+import io
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +39,32 @@ def test_a_named_copy_is_put_where_jupyter_finds_it(copy, tmp_path):
     path = threedmol.local_copy()
     assert path == tmp_path / "jupyter" / "labextensions" / "canonkit" / "3Dmol-min.js"
     assert path.read_text() == "// a copy"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_page_that_a_network_sends_instead_is_not_kept(monkeypatch, kept):
+    portal = b"<html>please log in</html>"
+    monkeypatch.delenv("CANONKIT_OFFLINE", raising=False)
+    monkeypatch.setattr(threedmol.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(portal))
+    monkeypatch.setattr(threedmol.shutil, "which", lambda name: None)
+    threedmol._fetched.cache_clear()
+    target = Path(os.environ["JUPYTER_DATA_DIR"]) / "labextensions" / "canonkit" / "3Dmol-min.js"
+    if kept:  # by an earlier version
+        target.parent.mkdir(parents=True)
+        target.write_bytes(portal)
+    assert threedmol.local_copy() is None
+    threedmol._fetched.cache_clear()
+
+
+def test_a_damaged_copy_is_fetched_anew(copy):
+    path = threedmol.local_copy()
+    path.write_text("// a cop")
+    assert threedmol.local_copy().read_text() == "// a copy"
+
+
+def test_a_title_does_not_end_the_script_of_a_view(sample, copy):
+    evil = sample[:1].with_(titles=("</script><img src=x onerror=alert(1)>",))
+    assert "alert(1)" not in ck.show(evil)._repr_mimebundle_()["text/html"]
 
 
 def test_a_copy_that_is_not_there_is_named(monkeypatch):

@@ -46,7 +46,7 @@ class Canonicalizer(nn.Module):
         """c(x) of molecules, in float32 where they come in half precision.
 
         Raises:
-            ValueError: naming the molecule, for a NaN or infinite coordinate.
+            ValueError: naming the molecule, for a NaN, infinite or absurd coordinate.
         """
         if x.positions.dtype in (torch.float16, torch.bfloat16):
             x = x.to(torch.float32)

@@ -6,6 +6,7 @@ listed in notebooks/pages/formats.md; what would change a molecule is refused.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -17,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from canonkit.described import checked, parsed
 from canonkit.extras import require
-from canonkit.files import replacing
+from canonkit.files import read_arrays, replacing
 from canonkit.molecules import AROMATIC, ATOMIC_NUMBERS, SYMBOLS, Molecules
 
 SUFFIXES = (".sdf", ".xyz", ".npz")
@@ -99,7 +101,7 @@ def _pixels(images: torch.Tensor) -> np.ndarray:
 
 
 def _write_images(images: torch.Tensor, path: Path) -> None:
-    np.savez_compressed(path, images=_pixels(images))
+    _save_arrays(path, images=_pixels(images))
 
 
 def _write_sheet(images: torch.Tensor, path: Path) -> None:
@@ -113,7 +115,9 @@ def _write_sheet(images: torch.Tensor, path: Path) -> None:
     pixels = np.concatenate([_pixels(images), np.zeros((missing, *images.shape[1:]), np.uint8)])
     rows = pixels.reshape(-1, across, *images.shape[1:]).transpose(0, 3, 1, 4, 2)
     sheet = rows.reshape(rows.shape[0] * rows.shape[1], -1, images.shape[1])
-    imsave(path, sheet.repeat(3 // images.shape[1], 2).repeat(4, 0).repeat(4, 1))
+    buffer = io.BytesIO()
+    imsave(buffer, sheet.repeat(3 // images.shape[1], 2).repeat(4, 0).repeat(4, 1), format="png")
+    path.write_bytes(buffer.getbuffer())
 
 
 # -- RDKit ------------------------------------------------------------------------------------------------------------
@@ -695,16 +699,14 @@ def _write_xyz(molecules: Molecules, path: Path) -> None:
 
 
 def _read_npz(path: Path, **options) -> Molecules:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
-    except Exception as error:  # zipfile, numpy and zlib each have their own way to say it
-        raise ValueError(f"damaged or no npz file ({error})") from error
+    arrays = read_arrays(path)
     if missing := {"positions", "numbers"} - arrays.keys():
         raise ValueError(f"has no array {sorted(missing)}: it needs positions (B, N, 3) in Å and numbers (B, N)")
-    more = {k: arrays[k] for k in ("charges", "bonds", "radicals") if k in arrays}
-    more |= {k: json.loads(str(arrays[k])) for k in ("titles", "data") if k in arrays}
-    return Molecules.from_arrays(arrays["positions"], arrays["numbers"], **options, **more)
+    more: dict = {k: arrays[k] for k in ("charges", "bonds", "radicals") if k in arrays}
+    texts = {k: parsed(str(arrays[k]), k) for k in ("titles", "data") if k in arrays}
+    return Molecules.from_arrays(
+        arrays["positions"], arrays["numbers"], **options, **more, **checked("Texts", texts, "the file")
+    )
 
 
 def _write_npz(molecules: Molecules, path: Path) -> None:
@@ -714,5 +716,11 @@ def _write_npz(molecules: Molecules, path: Path) -> None:
     arrays |= {k: v for k in ("charges", "bonds", "radicals") if (v := getattr(molecules, k)) is not None}
     arrays = {k: v.detach().cpu().numpy() for k, v in arrays.items()}
     arrays |= {k: np.array(json.dumps(v)) for k in ("titles", "data") if (v := getattr(molecules, k)) is not None}
-    with open(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    _save_arrays(path, **arrays)
+
+
+def _save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """An npz file, made in memory first: on a full disk zipfile's own errors would hide the system's."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    path.write_bytes(buffer.getbuffer())

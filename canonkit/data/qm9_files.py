@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,29 +41,35 @@ def qm9pack_files() -> list[Path]:
     return sorted(files)
 
 
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of one of the wheel's CSV files."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {REINSTALL}") from error
+
+
 def parse_qm9pack(progress: bool) -> dict[str, Tensor]:
     from tqdm.auto import tqdm
 
     positions, numbers, index, files = [], [], [], qm9pack_files()
     with tqdm(total=COUNT, desc="QM9: parsing once", unit="mol", disable=not progress) as bar:
         for path in files:
-            with open(path, newline="") as file:
-                for row in csv.DictReader(file):
-                    try:
-                        symbols = row["Elements"].strip("[]").replace("'", "").split(",")
-                        z = np.array([ATOMIC_NUMBERS[s.strip()] for s in symbols])
-                        flat = row["XYZ_Ang"].replace("[", "").replace("]", "").split(",")
-                        x = np.array(flat, dtype=np.float64).reshape(len(z), 3)
-                        index.append(int(row["Index"]))
-                    except KeyError as error:
-                        raise ValueError(
-                            f"{path}, molecule {row.get('Index')}: unknown {error}: {REINSTALL}"
-                        ) from error
-                    except (ValueError, AttributeError, TypeError) as error:
-                        raise ValueError(f"{path} is truncated at molecule {len(index) + 1:,}: {REINSTALL}") from error
-                    positions.append(x)
-                    numbers.append(z)
-                    bar.update()
+            for row in _rows(path):
+                try:
+                    symbols = row["Elements"].strip("[]").replace("'", "").split(",")
+                    z = np.array([ATOMIC_NUMBERS[s.strip()] for s in symbols])
+                    flat = row["XYZ_Ang"].replace("[", "").replace("]", "").split(",")
+                    x = np.array(flat, dtype=np.float64).reshape(len(z), 3)
+                    index.append(int(row["Index"]))
+                except KeyError as error:
+                    raise ValueError(f"{path}, molecule {row.get('Index')}: unknown {error}: {REINSTALL}") from error
+                except (ValueError, AttributeError, TypeError) as error:
+                    raise ValueError(f"{path} is truncated at molecule {len(index) + 1:,}: {REINSTALL}") from error
+                positions.append(x)
+                numbers.append(z)
+                bar.update()
     return _ragged(positions, numbers, index)
 
 
@@ -75,7 +82,7 @@ def parse_sdf(path: Path, kept: set[int], progress: bool) -> dict[str, Tensor]:
     with rdBase.BlockLogs():
         records = Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False)
         for k, mol in enumerate(tqdm(records, desc=path.name, unit="mol", disable=not progress)):
-            if mol is None:
+            if mol is None or not mol.GetNumConformers():
                 raise ValueError(f"{path}: record {k + 1:,} is truncated or damaged: get the file anew")
             title = mol.GetProp("_Name").removeprefix("gdb_") or str(k + 1)
             if not title.isdecimal():
@@ -118,13 +125,10 @@ def stated_smiles(index: set[int]) -> dict[int, str]:
 
     found = {}
     for path in qm9pack_files():
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
-                if (number := int(row["Index"])) in index:
-                    mol = Chem.MolFromSmiles(row["SMILES"])
-                    if mol is None:
-                        raise ValueError(
-                            f"{path}: SMILES {row['SMILES']!r} of molecule {number} is damaged: {REINSTALL}"
-                        )
-                    found[number] = Chem.MolToSmiles(mol, isomericSmiles=False)
+        for row in _rows(path):
+            if (number := int(row["Index"])) in index:
+                mol = Chem.MolFromSmiles(row["SMILES"])
+                if mol is None:
+                    raise ValueError(f"{path}: SMILES {row['SMILES']!r} of molecule {number} is damaged: {REINSTALL}")
+                found[number] = Chem.MolToSmiles(mol, isomericSmiles=False)
     return found

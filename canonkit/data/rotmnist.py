@@ -13,6 +13,7 @@ import hashlib
 import io
 import struct
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ AMAT = {
     "mnist_all_rotation_normalized_float_test.amat": 50_000,
 }
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+MOST = 2**26  # bytes of a file, unpacked; MNIST's longest has 47 million
 TIMEOUT = 10  # seconds without an answer until a mirror counts as out of reach
 
 
@@ -188,15 +190,21 @@ def _idx_path(folder: Path, name: str) -> Path:
 
 
 def _unpacked(path: Path) -> bytes:
-    content = path.read_bytes()
-    return _gunzip(content, path) if path.suffix == ".gz" else content
+    if path.suffix == ".gz":
+        return _gunzip(path.read_bytes(), path)
+    with open(path, "rb") as file:
+        return file.read(MOST + 1)
 
 
 def _gunzip(content: bytes, where) -> bytes:
     try:
-        return gzip.decompress(content)
-    except (OSError, EOFError) as error:
+        with gzip.open(io.BytesIO(content)) as file:
+            unpacked = file.read(MOST + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{where} is truncated or damaged ({error}): get it anew") from error
+    if len(unpacked) > MOST:
+        raise ValueError(f"{where} has more than {MOST:,} bytes unpacked, which no file of MNIST has: get it anew")
+    return unpacked
 
 
 def _mnist(contents: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray]:

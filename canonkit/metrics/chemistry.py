@@ -11,7 +11,6 @@ if it is one fragment, passes sanitisation, and no atom lacks a bond (no hydroge
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -141,11 +140,19 @@ def known_smiles(molecules: Molecules, *, generated: bool = False, progress: boo
     digest.update(molecules.numbers.numpy(force=True).tobytes())
     if generated:
         digest.update(molecules.graph()[0].to(torch.int8).numpy(force=True).tobytes())
-    path = cache_folder() / f"smiles-{digest.hexdigest()[:16]}.json"
+    path = cache_folder() / f"smiles-{digest.hexdigest()[:16]}.txt"
     try:
-        return set(json.loads(path.read_text()))
+        first, *smiles = path.read_text(encoding="utf-8").splitlines()
+        if first == _mark(smiles):
+            return set(smiles)
     except (FileNotFoundError, ValueError):
-        smiles = {s for s in smiles_of(molecules, generated=generated, progress=progress)[0] if s is not None}
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(sorted(smiles)))
-        return smiles
+        pass
+    smiles = sorted({s for s in smiles_of(molecules, generated=generated, progress=progress)[0] if s is not None})
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join([_mark(smiles), *smiles]), encoding="utf-8")
+    return set(smiles)
+
+
+def _mark(lines: list[str]) -> str:
+    """SHA-256 of the lines of a cache file, its first line."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

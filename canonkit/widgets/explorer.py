@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping
 
@@ -15,6 +14,7 @@ from canonkit.figures.poses import property_map
 from canonkit.metrics.properties import properties as describe
 from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
+from canonkit.tables import element
 from canonkit.widgets.panes import Panes, script, show_live
 
 
@@ -83,7 +83,7 @@ class Explorer:
             self.map.look(x, [self.names[k]], [torch.eye(3)], self._unstable[k : k + 1, : x.mask.shape[1]])
             self.map.zoom += 1
         numbers = ", ".join(f"{name} {_number(float(v[k]))}" for name, v in self.properties.items())
-        self.numbers.value = f"<small>{html.escape(self.names[k])}: {numbers}</small>"
+        self.numbers.value = element("small", f"{self.names[k]}: {numbers}")
 
     def _ipython_display_(self) -> None:
         x, y, colour = (str(menu.value) for menu in self.menus)

@@ -52,13 +52,15 @@ function makePanes(model, el) {
   row.className = "canonkit-panes";
   row.style.cssText = "display: flex; flex-wrap: wrap; gap: 8px; background: white; color: black";
   el.appendChild(row);
-  const size = model.get("size");
+  const size = Number(model.get("size"));
   const options = viewerOptions();
   let viewers = [], waiting = false, zoomed = null;
 
   const flat = () => {
     const picture = model.get("picture");
-    row.innerHTML = picture ? `<img src="data:image/png;base64,${picture}">` : "";
+    const image = document.createElement("img");
+    image.src = `data:image/png;base64,${picture}`;
+    row.replaceChildren(...(picture ? [image] : []));
     if (!model.get("flat")) { model.set("flat", true); model.save_changes(); }
   };
   const redraw = () => {

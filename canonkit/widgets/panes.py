@@ -51,7 +51,8 @@ def blocks(molecules: Molecules) -> list[str]:
     """Mol blocks with the bonds that `canonkit.draw` shows."""
     from rdkit.Chem import MolToMolBlock
 
-    mols = to_rdkit(molecules.with_(bonds=seen_bonds(molecules)))
+    # Without titles: py3Dmol puts the blocks into a page's script, which text of a file must not end.
+    mols = to_rdkit(molecules.with_(bonds=seen_bonds(molecules), titles=None, data=None))
     return [MolToMolBlock(mol, kekulize=False) for mol in mols]
 
 
