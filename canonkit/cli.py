@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -547,9 +548,9 @@ def _known_data(name: str) -> None:
 
 
 def _setting(text: str) -> tuple[str, object]:
-    """A training setting 'name=value' with the value's type."""
+    """A setting 'name=value' with the value's type; inf is a number."""
     name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+    for kind in (json.loads, float):
+        with suppress(ValueError):
+            return name, kind(value)
+    return name, value

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import canonkit as ck
+from canonkit import cli
 from canonkit.recipes.names import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
@@ -209,3 +211,11 @@ def test_from_outside_the_public_names_have_known_types(tmp_path):
     found = [d["message"] for d in json.loads(done.stdout)["generalDiagnostics"]]
     assert len(found) == len(ck.__all__)
     assert not [text for text in found if "Unknown" in text]
+
+
+def test_a_setting_has_the_type_of_its_value():
+    """What `--set choice_temperature=inf` hands over is a number, as its help text says."""
+    texts = {"a=2": 2, "a=2.5": 2.5, "a=inf": math.inf, "a=true": True, "a=bfloat16": "bfloat16", "a=null": None}
+    for text, value in texts.items():
+        found = cli._setting(text)[1]
+        assert (found, type(found)) == (value, type(value))
