@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+import signal
 import sys
 import warnings
 from contextlib import suppress
@@ -32,9 +33,11 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout, 
 def main() -> None:
     """Entry point: expected errors become one line on stderr and exit status 1, warnings one line each."""
     warnings.formatwarning = lambda message, *args, **options: f"canonkit: {message}\n"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both are told in one line
     try:
         code = app(standalone_mode=False)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
+        print("canonkit: stopped", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"canonkit: {_line(error)}", file=sys.stderr)
@@ -155,7 +158,7 @@ def train(
     from canonkit.queue import run_queue, stop_when_stdin_closes
     from canonkit.queue import runs as look
     from canonkit.trainer import train_recipe
-    from canonkit.training import Settings
+    from canonkit.training import Settings, is_finished
 
     if queue is not None:
         jobs = run_queue(queue, progress=not as_json)
@@ -193,6 +196,9 @@ def train(
     )
     last = {kind: e for kind in ("train", "valid", "sample") for e in run.log if e["kind"] == kind}
     _print({"step": run.step, "seconds": run.seconds, "last": last}, run, as_json)
+    if not is_finished({"step": run.step, "seconds": run.seconds}, steps, minutes):
+        print(f"canonkit: stopped at step {run.step:,}: the same command with --resume goes on", file=sys.stderr)
+        raise typer.Exit(130)
 
 
 @app.command()

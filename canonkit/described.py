@@ -7,6 +7,7 @@ numpy alone, which has no pydantic, nothing is compared.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from typing import Annotated, Any, Literal, NotRequired
@@ -312,3 +313,20 @@ def checked(kind: str, content: Any, where: object, remedy: str = "") -> Any:
     else:
         text = f"{found} = {value} {said}"
     raise ValueError(f"{text}: {remedy}" if remedy else text)
+
+
+def sealed(content: dict) -> dict:
+    """`content` and, as its `sha256`, a hash of it."""
+    return content | {"sha256": _hash(content)}
+
+
+def unsealed(content: Any) -> tuple[Any, bool]:
+    """What `sealed` was given, and whether it is still that; content without a hash, of earlier versions, is."""
+    if not isinstance(content, dict) or "sha256" not in content:
+        return content, True
+    rest = {k: v for k, v in content.items() if k != "sha256"}
+    return rest, content["sha256"] == _hash(rest)
+
+
+def _hash(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

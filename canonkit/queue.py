@@ -113,7 +113,11 @@ def run_queue(path: str | Path, *, progress: bool = True) -> list[Job]:
     failures = []
 
     def work(job: Job) -> None:
-        if job.finished():
+        try:
+            if job.finished():
+                return
+        except ValueError as error:
+            failures.append(str(error))
             return
         by, total = ("step", job.steps) if job.steps else ("seconds", 60 * (job.minutes or 0))
         with tempfile.TemporaryFile("w+") as errors, tqdm(total=total, unit=by, disable=not progress) as bar:

@@ -29,11 +29,11 @@ from canonkit.data.batches import LengthBatches, lengths, take
 from canonkit.extras import require
 from canonkit.files import replacing
 from canonkit.model import OrbitModel
-from canonkit.training.folder import claim_folder, locked_folder, read_log
+from canonkit.training.folder import claim_folder, locked_folder, read_log, write_card
 from canonkit.training.machine import best_device, hardware, peak_memory, set_precision
 from canonkit.training.prepared import Prepared
 from canonkit.training.resident import Resident
-from canonkit.training.step import State, one_step
+from canonkit.training.step import State, diverged, one_step
 from canonkit.training.validate import validate
 
 
@@ -89,19 +89,48 @@ def measure_cost(feed: Streams | Resident, steps: int = 6) -> Cost:
     return Cost(1 / seconds, state.settings.batch_size / seconds, peak_memory(state.device) / 1e9)
 
 
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that a step is never cut in half."""
-    stop = threading.Event()
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+class _Stop:
+    """What SIGINT and SIGTERM do while a run trains: the step is finished, measuring is not, the checkpoint is written.
+
+    `asked`: whether one of them came. Further ones change nothing.
+    """
+
+    def __init__(self):
+        self.asked, self._measuring = False, False
+
+    def _ask(self, *_) -> None:
+        self.asked = True
+        if self._measuring:
+            self._measuring = False
+            raise _MeasuringStoppedError
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals come here meanwhile; only a process's main thread can have them."""
+        previous = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, self._ask)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """A signal leaves this block at once."""
+        try:
+            self._measuring = True
+            yield
+        except _MeasuringStoppedError:
+            pass
+        finally:
+            self._measuring = False
+
+
+class _MeasuringStoppedError(BaseException):
+    """Leaves a measurement."""
 
 
 def train(
@@ -156,12 +185,13 @@ def train(
     device = best_device() if device is None else torch.device(device)
     fast = set_precision(model.to(device).train(), settings.precision)
 
-    with locked_folder(out) if main else nullcontext():
-        about = prepared.about | {"settings": asdict(settings)}
-        claim_folder(out, about, {"steps": steps, "minutes": minutes}, resume, main, hardware(device))
-        state = State(model, settings)
+    stop = _Stop()
+    with locked_folder(out) if main else nullcontext(), stop.listening():
+        state, counters, card = State(model, settings), {}, {}
+        if main:
+            card = claim_folder(out, prepared.about | {"settings": asdict(settings)}, resume, hardware(device))
         if resume:
-            state.restore(out)
+            counters = state.restore(out)
         entries = [e for e in read_log(out) if e["step"] <= state.step]
         feed = Resident(prepared, state) if resident else Streams(prepared, state, accelerator)
         if accelerator is None and progress:
@@ -169,6 +199,7 @@ def train(
             _announce(cost, state, minutes, steps, len(prepared.train), fast, time.monotonic() - began)
 
         if main:
+            write_card(out, card | {"budget": {"steps": steps, "minutes": minutes}})
             with replacing(out / "log.jsonl") as temporary:
                 temporary.write_text("".join(json.dumps(e) + "\n" for e in entries))
 
@@ -193,13 +224,40 @@ def train(
             left = 1 - (state.seconds - before) / max(1e-9, 60 * minutes - before)
             return min(settings.rate(state.step), max(0.0, left / fall))
 
+        def measure(kind: str, every: int, text: str, what: Callable[[], dict]) -> None:
+            """Logs it if it is due and not there yet; a signal leaves it to the run that resumes this one."""
+            there = any((e["kind"], e["step"]) == (kind, state.step) for e in entries[-3:])
+            if stop.asked or there or not due(every):
+                return
+            bar.set_description_str(text)
+            found = None
+            with stop.measuring():
+                found = what()
+            if found is not None:
+                log(kind, found)
+
+        def measure_all() -> None:
+            valid = prepared.valid[:1024]
+            measure("valid", settings.validate_every, "measuring the loss", lambda: validate(state.ema, valid))
+            if (chemistry := prepared.measure) is not None:
+                count, evaluations = settings.samples, settings.sample_steps
+                more = {"samples": count, "steps": evaluations}
+                sampled = lambda: chemistry(state.ema.sample(count, evaluations, seed=0)) | more  # noqa: E731
+                measure("sample", settings.sample_every, f"measuring {count} samples", sampled)
+
+        def save() -> None:
+            sofar = {"sums": {k: float(v) for k, v in sums.items()}, "summed": summed}
+            state.save(out, sofar)
+
         bar = _bar(steps, minutes, state, progress and main)
-        sums: dict[str, Tensor] = {}
-        summed, before = 0, state.seconds
-        saved = clock = time.monotonic()
-        with _stop_on_signal() as stop, bar:
+        sums = {k: torch.tensor(v, device=device) for k, v in counters.get("sums", {}).items()}
+        summed, before = counters.get("summed", 0), state.seconds
+        with bar:
+            if state.step:
+                measure_all()
+            saved = clock = time.monotonic()
             while True:
-                stopping = finished() or stop.is_set()
+                stopping = finished() or stop.asked
                 if accelerator is not None:  # all processes stop at the same step
                     flag = torch.tensor(float(stopping), device=device)
                     stopping = bool(accelerator.reduce(flag, "max") > 0)  # pyright: ignore[reportOperatorIssue]
@@ -215,26 +273,20 @@ def train(
                     sums, summed = {}, 0
                     if not means["loss"] < float("inf"):
                         where = f"the loss is {means['loss']} near step {state.step}"
-                        raise FloatingPointError(f"{where}: train anew with a lower lr; those in {out} are from before")
+                        raise FloatingPointError(f"{where}: {diverged(out)}")
                     log("train", means)
                     bar.set_postfix_str(f"step {state.step}, loss {means['loss']:.4f}", refresh=False)
-                if due(settings.validate_every):
-                    bar.set_description_str("measuring the loss")
-                    log("valid", validate(state.ema, prepared.valid[:1024]))
-                if prepared.measure is not None and due(settings.sample_every):
-                    bar.set_description_str(f"measuring {settings.samples} samples")
-                    found = prepared.measure(state.ema.sample(settings.samples, settings.sample_steps, seed=0))
-                    log("sample", found | {"samples": settings.samples, "steps": settings.sample_steps})
+                measure_all()
                 if main and now - saved > checkpoint_seconds:
-                    state.save(out)
+                    save()
                     saved = time.monotonic()
                 bar.set_description_str("training", refresh=False)
                 clock = time.monotonic()  # measuring and saving do not count as training
                 bar.update(1 if steps is not None else min(state.seconds, bar.total) - bar.n)
-        if main:
-            state.save(out)
-            if resident:
-                state.save_averaged(out)
+            if main:
+                save()
+                if resident:
+                    state.save_averaged(out)
         return state.ema
 
 

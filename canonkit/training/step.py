@@ -76,21 +76,33 @@ class State:
                 tensor.copy_(before[name]) if name in before else tensor.zero_()
         self.step = step
 
-    def save(self, folder: Path) -> None:
-        """Writes a checkpoint, whole or not at all, and keeps the one before it."""
+    def save(self, folder: Path, more: dict | None = None) -> None:
+        """Writes a checkpoint, whole or not at all, with `more` counters, and keeps the one before it.
+
+        Raises:
+            FloatingPointError: a number is not finite; the checkpoints there stay as they are.
+        """
         self.count.fill_(self.step)
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.tensors().items()}
-        write_checkpoint(folder, tensors, {"step": self.step, "seconds": self.seconds})
+        if wrong := [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]:
+            raise FloatingPointError(f"{wrong[0]} is no longer finite at step {self.step}: {diverged(folder)}")
+        write_checkpoint(folder, tensors, {"step": self.step, "seconds": self.seconds} | (more or {}))
 
     def save_averaged(self, folder: Path) -> None:
         """Writes the averaged weights alone, in half precision."""
         write_averaged(folder, self.ema, {"step": self.step, "seconds": self.seconds})
 
-    def restore(self, folder: Path) -> bool:
-        """Continues from the folder's checkpoint, or the one before where that is damaged; False if there is none."""
+    def restore(self, folder: Path) -> dict:
+        """Continues from the folder's checkpoint, or the one before where that is damaged; returns its counters.
+
+        They are empty where there is no checkpoint.
+
+        Raises:
+            ValueError: all checkpoints there are damaged.
+        """
         found = read_checkpoint(folder, averaged=False)
         if found is None:
-            return False
+            return {}
         tensors, counters = found
         self.model.load_state_dict(strip_prefix(tensors, "model/"))
         self.ema.load_state_dict(strip_prefix(tensors, "ema/"))
@@ -104,7 +116,12 @@ class State:
         self.norms.copy_(tensors["clip"])
         self.step, self.seconds = counters["step"], counters["seconds"]
         self.count.fill_(self.step)
-        return True
+        return counters
+
+
+def diverged(folder: Path) -> str:
+    """What to do when a run has left the finite numbers."""
+    return f"train anew with a lower lr; the checkpoints in {folder} are from before"
 
 
 def clip(parameters: list[Tensor], norms: Tensor, count: Tensor, fixed: float | None = None) -> Tensor:
