@@ -1,11 +1,13 @@
 """Files that are there whole or not at all, and the cache folder."""
 
+import glob
 import hashlib
 import math
 import os
+import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    _sweep(path)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode & 0o777
@@ -41,6 +44,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes the temporary files of `path` that killed processes left, once they are a minute old."""
+    for old in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        pid = old.name.removeprefix(f".{path.stem}.").removesuffix(path.suffix)
+        with suppress(OSError):
+            if pid.isdigit() and not _alive(int(pid)) and time.time() - old.stat().st_mtime > 60:
+                old.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def _not_written(error: Exception) -> str | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -25,3 +26,25 @@ def repeatable(generator: torch.Generator | None) -> Iterator[None]:
     copy = generator.clone_state()
     with seeded(int(torch.randint(2**62, (), generator=copy, device=copy.device))):
         yield
+
+
+_part: tuple[int, Tensor] | None = None  # of a batch that several processes share: its length, and the rows here
+
+
+@contextmanager
+def part_of_batch(length: int, rows: Tensor) -> Iterator[None]:
+    """The batch here is the `rows` of one of that length: `for_batch` draws for all of it."""
+    global _part
+    before, _part = _part, (length, rows)
+    try:
+        yield
+    finally:
+        _part = before
+
+
+def for_batch(draw: Callable[[int], Tensor], length: int) -> Tensor:
+    """draw(length); within `part_of_batch`, the rows here of what is drawn for the whole batch."""
+    if _part is None:
+        return draw(length)
+    whole, rows = _part
+    return draw(whole)[rows]

@@ -10,6 +10,7 @@ NAME.json           the card: recipe and settings, data and its hash, steps, mol
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from canonkit.described import sealed
 from canonkit.files import replacing, sha256, weights_folder
 from canonkit.names import choose
 from canonkit.published import load_published
@@ -67,17 +69,24 @@ def load(name: str, published: str | None = None) -> Run:
     if name not in known:
         raise ValueError(f"no weights are called {name!r}: {choose(name, known)}")
     folder, card = known[name]
-    path = folder / f"{name}.safetensors"
+    path, new = folder / f"{name}.safetensors", _next(folder, name)
+    if new.is_file() and sha256(new) == card["weights_sha256"]:
+        path = new
     if not path.is_file() or sha256(path) != card["weights_sha256"]:
         what = "is not the file that its card describes" if path.is_file() else "is missing"
         raise ValueError(f"{path} {what}: {RESTORE}")
-    recipe, model = Recipe.rebuilt(card, path.with_name(f"{name}.card.json"))
+    recipe, model = Recipe.rebuilt(card, folder / f"{name}.card.json")
     try:
         model.load_state_dict(load_file(path))
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit its card ({str(error).splitlines()[-1].strip()}): {RESTORE}") from error
     model.eval().requires_grad_(False)
     return Run(folder, recipe, model, [], card, card["step"], card["seconds"])
+
+
+def _next(folder: Path, name: str) -> Path:
+    """Where new weights lie until their card is there: whenever a release is cut off, a card has its weights."""
+    return folder / f"{name}.next.safetensors"
 
 
 def pretrained() -> Table:
@@ -135,7 +144,8 @@ def release(
             raise ValueError(f"the weights called {name!r} are better: {what}; give yours another name")
     halved = {k for k, _ in run.model.named_parameters()}
     path = (weights_folder() if folder is None else Path(folder)) / f"{name}.safetensors"
-    with replacing(path) as temporary:
+    new = _next(path.parent, name)
+    with replacing(new) as temporary:
         state = run.model.state_dict()
         save_file({k: (v.half() if k in halved else v).contiguous() for k, v in state.items()}, temporary)
     card = {
@@ -146,7 +156,8 @@ def release(
     card |= {k: run.card[k] for k in ("data", "canonkit", "torch", "size_counts", "hardware")}
     card |= {"init": run.card["init"]} if "init" in run.card else {}
     card |= {"step": run.step, "seconds": round(run.seconds, 1), "released": time.strftime("%Y-%m-%d")}
-    card |= {"evaluation": evaluation, "weights_sha256": sha256(path)}
+    card |= {"evaluation": evaluation, "weights_sha256": sha256(new)}
     with replacing(path.with_name(f"{name}.card.json")) as temporary:
-        temporary.write_text(json.dumps(card, indent=1) + "\n")
+        temporary.write_text(json.dumps(sealed(card), indent=1) + "\n")
+    os.replace(new, path)
     return path

@@ -1,6 +1,9 @@
 """Weights by name: what is shipped is what its card says, and nothing damaged is loaded."""
 
+import copy
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,3 +178,28 @@ def test_the_queues_that_come_along_train_what_is_shipped(queue):
         settings = recipe(job.recipe, job.scale, seed=job.seed, **job.settings).settings
         assert settings == Settings(**card["settings"])
         assert card["step"] <= job.steps
+
+
+def test_a_release_that_is_cut_off_leaves_a_pair_that_fits(shelf, run, monkeypatch):
+    """At each of the three moments at which a file takes its name."""
+    run, whole = replace(run, model=copy.deepcopy(run.model)), os.replace
+    releases.release(run, measured)
+    old = ck.load("canon+GDM").model.state_dict()
+    for moment in range(3):
+        with torch.no_grad():
+            next(run.model.parameters()).add_(1)
+        named = []
+
+        def cut(a, b, moment=moment, named=named):
+            named.append(b)
+            if len(named) > moment:
+                raise KeyboardInterrupt
+            whole(a, b)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", cut)
+            with pytest.raises(KeyboardInterrupt):
+                releases.release(run, measured)
+        state = ck.load("canon+GDM").model.state_dict()
+        same = all(torch.equal(v, old[k]) for k, v in state.items())
+        assert same == (moment < 2)  # the card's name is what counts

@@ -11,14 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import lively
 from safetensors.torch import load_file
 
 import canonkit as ck
+from canonkit.chemistry.bonds import perceive_bonds
 from canonkit.data.qm9 import FORM, LONGEST
+from canonkit.files import replacing
+from canonkit.randomness import seeded
 from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.recipes.recipe import Recipe
 from canonkit.training import Prepared, Settings, State, checkpoint, one_step, read_card, read_log, train, validate
 from canonkit.training.checkpoint import read_checkpoint, read_counters
+from canonkit.training.loop import part
 from canonkit.training.step import clip
 
 SMALL = Settings(
@@ -452,3 +457,39 @@ def test_a_signal_leaves_a_measurement_at_once_and_the_resumed_run_makes_up_for_
     prepared = replace(prepared, model=small_model(qm9), measure=lambda samples: {"found": 1.0})
     train(prepared, tmp_path, steps=8, progress=False, resume=True)
     assert [e["step"] for e in read_log(tmp_path) if e["kind"] == "sample"] == [4, 8]
+
+
+@pytest.mark.parametrize("world", [2, 7])
+@pytest.mark.parametrize("name", ["GDM", "canon+GDM", "SymDiff", "CanonFlow"])
+def test_the_mean_gradient_of_several_processes_is_that_of_one(qm9, name, world):
+    """In float64, to rounding, also with fewer molecules than processes."""
+    chosen = recipe(name)
+    model = lively(chosen.build(torch.bincount(qm9.part("train").sizes, minlength=30)).double(), scale=0.05)
+    x = qm9.part("train")[:5].to(torch.float64)
+    x = perceive_bonds(x)[0] if chosen.graphs else x
+    x = x if model.learned else model.canonical(x)
+    draw = model.process.draw(x, torch.Generator().manual_seed(0))
+
+    def gradient(rank, world):
+        model.zero_grad(set_to_none=True)
+        with seeded(1), part(model.process, x, draw, rank, world) as (mine, drawn, share):
+            (model(mine, drawn).total * share).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    whole = gradient(0, 1)
+    mean = sum(gradient(rank, world) for rank in range(world)) / world
+    torch.testing.assert_close(mean, whole, rtol=1e-9, atol=1e-9 * float(whole.abs().max()))
+    assert float(whole.norm()) > 0
+
+
+def test_temporary_files_of_killed_processes_are_swept(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    old, fresh, alive = (tmp_path / f".checkpoint.{pid}.pt" for pid in (gone.pid, 2**22 + 1, os.getppid()))
+    for path in (old, fresh, alive):
+        path.touch()
+    for path in (old, alive):
+        os.utime(path, (0, 0))
+    with replacing(tmp_path / "checkpoint.pt") as temporary:
+        temporary.write_text("new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([fresh.name, alive.name, "checkpoint.pt"])

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from canonkit.groups import act, compose, gram_schmidt, haar_orthogonal, haar_rotations, inverse
 from canonkit.networks.dit import Transformer
+from canonkit.randomness import for_batch
 
 NOISE = 3  # entries of eta per atom
 
@@ -40,7 +41,7 @@ class Haar(nn.Module):
     def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
         """R (B, 3, 3)."""
         draw = haar_orthogonal if self.reflections else haar_rotations
-        return draw(len(z), dtype=z.dtype, device=z.device)
+        return for_batch(lambda B: draw(B, dtype=z.dtype, device=z.device), len(z))
 
 
 class Turn(nn.Module):
@@ -64,7 +65,7 @@ class Turn(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
-        eta = torch.randn(*z.shape[:2], NOISE, dtype=z.dtype, device=z.device)
+        eta = for_batch(lambda B: torch.randn(B, z.shape[1], NOISE, dtype=z.dtype, device=z.device), len(z))
         h = self.out(self.transformer(torch.cat([z, eta], dim=-1), t, mask, self.fast_dtype))
         real = h.new_ones(h.shape[:2]) if mask is None else mask.to(h.dtype)
         mean = (h * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)

@@ -78,6 +78,10 @@ class Process(nn.Module):
     def fit(self, canonical) -> None:
         """Fits what is known of the data before training, such as a prior, to canonical samples; by default nothing."""
 
+    def shared(self, x, draw):
+        """The draw of a batch that several processes are to share: what a part of it must know of the whole."""
+        return draw
+
     def nll(self, network: Network, x, generator: torch.Generator | None = None) -> Tensor:
         """A bound on -log p(x), (B,) nats, where the process has one (`has_nll`).
 

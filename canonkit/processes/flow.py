@@ -26,7 +26,7 @@ optimal transport are for (canonical diffusion 2026). Weights and the law of t a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import torch
@@ -118,6 +118,8 @@ class FlowDraw:
         twice: whether the network is asked twice, the second time with its first guess.
         push: what is added to x_t in Å, (B, N, 3).
         earlier: times (B,), before t, from which the network moves to x_t by itself.
+        whole: how many samples, hidden kinds, hidden pairs and near pairs a batch has that several processes share, so
+            that the mean of their losses is that of the whole; None where there is one process.
     """
 
     t: Tensor
@@ -127,10 +129,20 @@ class FlowDraw:
     twice: bool = False
     push: Tensor | None = None
     earlier: Tensor | None = None
+    whole: tuple[int, Tensor, Tensor, Tensor] | None = None
 
     def __getitem__(self, rows) -> FlowDraw:
         v, push, earlier = (None if x is None else x[rows] for x in (self.v, self.push, self.earlier))
-        return FlowDraw(self.t[rows], self.start[rows], self.u[rows], v, self.twice, push, earlier)
+        return FlowDraw(self.t[rows], self.start[rows], self.u[rows], v, self.twice, push, earlier, self.whole)
+
+    def hidden(self, x: Molecules, time: Tensor) -> Tensor:
+        """Which atoms' kinds are not known then, (B, N)."""
+        return x.mask & (self.u >= time[:, None])
+
+    def unseen(self, x: Molecules, time: Tensor) -> Tensor:
+        """Which bonds are not known then, (B, N, N)."""
+        assert self.v is not None
+        return _pairs(x.mask) & (self.v >= time[:, None, None])
 
 
 def _pairs(mask: Tensor) -> Tensor:
@@ -211,10 +223,9 @@ class FlowMatching(Process):
 
         def known(time: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
             """Kinds and bonds as they are known then, and where they are not."""
-            hidden, bonds, unseen = x.mask & (draw.u >= time[:, None]), None, None
+            hidden, bonds, unseen = draw.hidden(x, time), None, None
             if self.space.graphs:
-                assert draw.v is not None
-                unseen = _pairs(x.mask) & (draw.v >= time[:, None, None])
+                unseen = draw.unseen(x, time)
                 bonds = torch.where(unseen, self.space.ORDERS, x.graph()[0].long())
             return torch.where(hidden, self.space.kinds, kinds), bonds, hidden, unseen
 
@@ -238,12 +249,23 @@ class FlowMatching(Process):
                 guess = _guess(*self._predict(*state)[:2])
         places, logits, pair_logits = self._predict(*state, guess)
         square = (places - z[..., :3]).square().sum((1, 2)) / (3 * x.sizes.clamp(min=1))
-        terms = {"positions": POSITIONS * square.mean(), "kinds": KINDS * masked_cross_entropy(logits, kinds, hidden)}
+        counts: list[Tensor | None] = [None] * 3
+        if draw.whole is not None:
+            counts = [count.clamp(min=1).double() * (len(x) / draw.whole[0]) for count in draw.whole[1:]]
+        of_kinds, of_bonds, of_near = counts
+        found = masked_cross_entropy(logits, kinds, hidden, of_kinds)
+        terms = {"positions": POSITIONS * square.mean(), "kinds": KINDS * found}
         if pair_logits is not None and unseen is not None:
-            terms["bonds"] = BONDS * masked_cross_entropy(pair_logits, x.graph()[0].long(), unseen)
+            terms["bonds"] = BONDS * masked_cross_entropy(pair_logits, x.graph()[0].long(), unseen, of_bonds)
         if self.distance_weight:
-            terms["distances"] = self.distance_weight * _distance_error(places, x, draw.t[:, None, None].square())
+            error = _distance_error(places, x, draw.t[:, None, None].square(), of_near)
+            terms["distances"] = self.distance_weight * error
         return Loss.of(terms)
+
+    def shared(self, x: Molecules, draw: FlowDraw) -> FlowDraw:
+        """The draw of a batch that several processes are to share."""
+        unseen = draw.unseen(x, draw.t).sum() if self.space.graphs else torch.zeros(())
+        return replace(draw, whole=(len(x), draw.hidden(x, draw.t).sum(), unseen, _near(x, x.distances()).sum()))
 
     def _predict(
         self,
@@ -363,18 +385,24 @@ def _guess(places: Tensor, logits: Tensor) -> Tensor:
     return torch.cat([places, logits.softmax(-1)], -1)
 
 
-def masked_cross_entropy(logits: Tensor, target: Tensor, where: Tensor) -> Tensor:
-    """Mean of -log p(target) where it is asked for; zero where nowhere."""
+def masked_cross_entropy(logits: Tensor, target: Tensor, where: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean of -log p(target) where it is asked for; zero where nowhere. `count`: what to divide by instead."""
     found = cross_entropy(logits.movedim(-1, 1), target, reduction="none") * where
-    return found.sum() / where.sum().clamp(min=1)
+    return found.sum() / (where.sum().clamp(min=1) if count is None else count)
 
 
-def _distance_error(places: Tensor, x: Molecules, weight: Tensor) -> Tensor:
+def _near(x: Molecules, distances: Tensor) -> Tensor:
+    """Pairs of atoms near enough for the loss of distances, (B, N, N)."""
+    return _pairs(x.mask) & (distances < NEAR)
+
+
+def _distance_error(places: Tensor, x: Molecules, weight: Tensor, count: Tensor | None = None) -> Tensor:
     """Mean over near pairs of weight * | |x_i^ - x_j^| - |x_i - x_j| |, Å; the gradient stays finite at distance 0."""
     d = x.distances()
-    near = _pairs(x.mask) & (d < NEAR)
+    near = _near(x, d)
     found = ((places[:, :, None] - places[:, None]).square().sum(-1) + 1e-8).sqrt()
-    return ((found - d).abs() * near * weight).sum() / near.sum().clamp(min=1)
+    total = ((found - d).abs() * near * weight).sum()
+    return total / (near.sum().clamp(min=1) if count is None else count)
 
 
 def unmask(

@@ -25,10 +25,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from canonkit.data.batches import LengthBatches, lengths, take
+from canonkit.data.batches import LengthBatches, Samples, lengths, take
 from canonkit.extras import require
 from canonkit.files import replacing
 from canonkit.model import OrbitModel
+from canonkit.processes import Process
+from canonkit.randomness import part_of_batch
 from canonkit.training.folder import claim_folder, locked_folder, read_log, write_card
 from canonkit.training.machine import best_device, hardware, peak_memory, set_precision
 from canonkit.training.prepared import Prepared
@@ -61,11 +63,29 @@ class Streams:
             torch.manual_seed(generator.initial_seed())  # dropout knows no generator
             x = self.prepared.ready(x, generator)
             draw = state.model.process.draw(x, generator)
-            mine, mine_drawn = x[rank::world], draw[rank::world]
-            share = len(mine) * world / len(x)
-            values = one_step(state, self.net, mine, mine_drawn, share, self.backward)
+            with part(state.model.process, x, draw, rank, world) as (mine, mine_drawn, share):
+                values = one_step(state, self.net, mine, mine_drawn, share, self.backward)
         state.step = self.at = state.step + 1
         return values
+
+
+@contextmanager
+def part(process: Process, x: Samples, draw, rank: int, world: int) -> Iterator[tuple]:
+    """The rows of a batch that process number `rank` of `world` takes, their draw, and the weight of their loss.
+
+    The mean over processes of loss times weight is the loss of the batch. What networks draw at random within is drawn
+    for the whole batch.
+    """
+    if world == 1:
+        yield x, draw, 1.0
+        return
+    rows = torch.arange(len(x))[rank::world]
+    share = len(rows) * world / len(x)
+    if not share:  # fewer rows than processes: one takes the first, and it counts for nothing
+        rows = torch.zeros(1, dtype=torch.long)
+    draw = process.shared(x, draw)
+    with part_of_batch(len(x), rows):
+        yield x[rows], draw[rows], share
 
 
 @dataclass(frozen=True)
