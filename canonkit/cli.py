@@ -291,22 +291,31 @@ def evaluate(
     published: Annotated[
         str | None, typer.Option(help="Whose published checkpoint SOURCE is, such as edm: a folder of the authors.")
     ] = None,
+    drugs: Annotated[
+        bool, typer.Option("--drugs", help="Of a file: drug-size molecules of any elements, by their own bonds.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a model or a file of molecules.
 
     Molecules: stability, validity, uniqueness and novelty by EDM's protocol; for a model also its validation loss and
-    NLL bound. Images: the denoising error on the test images with its 95 % interval. Results of a run are also kept in
-    its evaluation.json.
+    NLL bound. With --drugs: a file's molecules by the corrected protocol for GEOM-Drugs. Images: the denoising error on
+    the test images with its 95 % interval. Results of a run are also kept in its evaluation.json.
     """
     from canonkit.chemistry.formats import SUFFIXES, read
     from canonkit.data.qm9 import load_qm9
     from canonkit.metrics import evaluate as score
-    from canonkit.metrics import known_smiles
+    from canonkit.metrics import evaluate_drugs, known_smiles
     from canonkit.results import evaluate_any, save_evaluation
 
     _at_least_one(count=count, steps=steps)
     show = not as_json
+    if drugs:
+        if Path(source).suffix.lower() not in SUFFIXES:
+            raise ValueError(f"--drugs measures a file of molecules, not {source!r}: sample into an .sdf file first")
+        found = evaluate_drugs(read(source), progress=show)
+        _print(found.as_dict(), found, as_json)
+        return
     if not published and (source == "qm9" or Path(source).suffix.lower() in SUFFIXES):
         qm9 = load_qm9(progress=show)
         molecules = qm9.molecules if source == "qm9" else read(source)

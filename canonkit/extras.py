@@ -7,6 +7,9 @@ IMAGES = ("escnn", "lie_learn", "joblib")
 COMMANDS = {
     "accelerate": "pip install accelerate",
     "ase": "pip install ase",
+    "biotite": "pip install biotite",
+    "posebusters": "pip install posebusters",
+    "tblite": "pip install tblite",
     "torch_geometric": "pip install torch-geometric",
     **dict.fromkeys(WIDGETS, f"pip install {' '.join(WIDGETS)}"),
     # escnn declares a Fortran package that is not needed here, so it is installed without what it declares.

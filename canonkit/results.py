@@ -110,7 +110,7 @@ def evaluate_run(
         scores["distances_to_data"] = {
             "generated": distribution_distances(samples, test),
             "training_data": distribution_distances(prepared.part("train")[: len(samples)], test),
-            "protocol": "to the test molecules; total variation, lengths in Å, angles in degrees (Wasserstein)",
+            "protocol": "to the test molecules; total variation, lengths in Å, others in degrees (Wasserstein)",
         }
     losses = validate(run.model, prepared.part("valid")[:5000])
     more = {"steps": run.model.process.evaluations(steps), "sampler": {k: str(v) for k, v in options.items()}} | {

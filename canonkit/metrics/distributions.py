@@ -3,7 +3,8 @@ r"""How far the statistics of generated molecules are from those of data.
     shares        total variation, 1/2 sum_k |p_k - q_k|, of elements, bond orders, ring sizes and atoms per molecule
     lengths       Wasserstein-1 of bond lengths, Å, for each kind of bond (two elements and an order)
     angles        Wasserstein-1 of bond angles, degrees, for each element in the middle
-                  both averaged over kinds by their share in the data; a kind that is never generated counts as at zero
+    torsions      Wasserstein-1 of torsion angles without sign, 0 to 180 degrees, for each kind of bond in the middle
+                  all averaged over kinds by their share in the data; a kind that is never generated counts as at zero
 
 Both sets must be in the same form: with or without hydrogens, aromatic bonds marked or in Kekulé form. To know how
 small a distance can be, measure it between two parts of the data as well.
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from canonkit.chemistry.formats import to_rdkit
 from canonkit.molecules import Molecules
+
+STRAIGHT = 0.09  # sine of 175 degrees
 
 
 def distribution_distances(molecules: Molecules, data: Molecules) -> dict[str, float]:
@@ -41,7 +44,7 @@ def distribution_distances(molecules: Molecules, data: Molecules) -> dict[str, f
 
     ours, theirs = _statistics(molecules), _statistics(data)
     far = {name: _total_variation(ours[name], theirs[name]) for name in ("elements", "bonds", "rings", "sizes")}
-    return far | {name: between(ours[name], theirs[name]) for name in ("lengths", "angles")}
+    return far | {name: between(ours[name], theirs[name]) for name in ("lengths", "angles", "torsions")}
 
 
 def _total_variation(a: Counter, b: Counter) -> float:
@@ -56,23 +59,32 @@ def _statistics(x: Molecules) -> dict[str, Any]:
     for mol in to_rdkit(x):
         rings.update(_ring_sizes(mol) or ["none"])
     bonds = x.graph()[0]
-    pairs = bonds.triu(1).nonzero()  # (bonds, 3)
-    b, i, j = pairs.unbind(1)
-    orders = bonds[b, i, j].tolist()
+    b, i, j = bonds.nonzero().unbind(1)  # each bond in both directions
+    order = bonds[b, i, j]
+    atom, other = b * x.mask.shape[1] + i, b * x.mask.shape[1] + j
+    flat, place = names.reshape(-1), x.positions.double().flatten(0, 1)
+    once = i < j
+    a, c = atom[once], other[once]
+    ends = zip(flat[a], flat[c], order[once].tolist(), _norm(place[a] - place[c]).tolist(), strict=True)
     lengths: dict[tuple, list] = {}
-    ends = zip(names[b, i], names[b, j], orders, _norm(x.positions[b, i] - x.positions[b, j]).tolist(), strict=True)
-    for one, other, order, d in ends:
-        lengths.setdefault((*sorted((one, other)), order), []).append(d)
+    for one, two, o, d in ends:
+        lengths.setdefault((*sorted((one, two)), o), []).append(d)
+    near = _neighbours(atom, other, len(flat))
     angles: dict[str, list] = {}
-    for centre, degrees in zip(*_angles(x, names), strict=True):
+    for centre, degrees in zip(*_angles(near, place, flat), strict=True):
         angles.setdefault(centre, []).append(degrees)
+    torsions: dict[tuple, list] = {}
+    for k, degrees in zip(*_torsions(near, a, c, place), strict=True):
+        kind = (*sorted((flat[a[k]], flat[c[k]])), int(order[once][k]))
+        torsions.setdefault(kind, []).append(degrees)
     return {
         "elements": Counter(names[x.mask.numpy()].tolist()),
-        "bonds": Counter(orders),
+        "bonds": Counter(order[once].tolist()),
         "rings": rings,
         "sizes": Counter(x.sizes.tolist()),
         "lengths": {k: np.array(v) for k, v in lengths.items()},
         "angles": {k: np.array(v) for k, v in angles.items()},
+        "torsions": {k: np.array(v) for k, v in torsions.items()},
     }
 
 
@@ -83,23 +95,40 @@ def _ring_sizes(mol) -> list[int]:
     return [len(ring) for ring in Chem.GetSSSR(mol)]
 
 
-def _angles(x: Molecules, names: np.ndarray) -> tuple[np.ndarray, list[float]]:
+def _neighbours(atom: Tensor, other: Tensor, atoms: int) -> Tensor:
+    """Row i has the atoms bonded to atom i, then -1, (atoms, most bonds); `atom` ascends."""
+    degree = torch.bincount(atom, minlength=atoms)
+    start = degree.cumsum(0) - degree
+    near = torch.full((atoms, max(2, int(degree.max()))), -1)
+    near[atom, torch.arange(len(atom)) - start[atom]] = other
+    return near
+
+
+def _angles(near: Tensor, x: Tensor, names: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """The element in the middle and the angle in degrees of every pair of bonds that meet."""
-    near = x.graph()[0] > 0
-    found = torch.cat([_meeting(near[k : k + 1024], k) for k in range(0, len(near), 1024)])
-    b, i, j, k = found.unbind(1)
-    u, v = x.positions[b, i] - x.positions[b, j], x.positions[b, k] - x.positions[b, j]
+    first, second = torch.combinations(torch.arange(near.shape[1])).T
+    found = near[:, second] >= 0  # the later of two is missing first
+    j, pair = found.nonzero().unbind(1)
+    u, v = x[near[j, first[pair]]] - x[j], x[near[j, second[pair]]] - x[j]
+    return names[j], _degrees(u, v).tolist()
+
+
+def _torsions(near: Tensor, j: Tensor, k: Tensor, x: Tensor) -> tuple[list[int], list[float]]:
+    """Which bond j-k and the angle in degrees, 0 to 180, of every chain i-j-k-l; straight chains have none."""
+    i, l = near[j][:, :, None], near[k][:, None]
+    # i and l are the same atom in a ring of three
+    real = (i >= 0) & (l >= 0) & (i != k[:, None, None]) & (l != j[:, None, None]) & (i != l)
+    bond, p, q = real.nonzero().unbind(1)
+    j, k = j[bond], k[bond]
+    u, v, w = x[j] - x[near[j, p]], x[k] - x[j], x[near[k, q]] - x[k]
+    m, n = torch.linalg.cross(u, v), torch.linalg.cross(v, w)
+    bent = (_norm(m) > STRAIGHT * _norm(u) * _norm(v)) & (_norm(n) > STRAIGHT * _norm(v) * _norm(w))
+    return bond[bent].tolist(), _degrees(m[bent], n[bent]).tolist()
+
+
+def _degrees(u: Tensor, v: Tensor) -> Tensor:
     cosine = (u * v).sum(-1) / (_norm(u) * _norm(v)).clamp(min=1e-12)
-    return names[b, j], torch.rad2deg(cosine.clamp(-1, 1).acos()).tolist()
-
-
-def _meeting(near: Tensor, first: int) -> Tensor:
-    """(molecule, i, j, k) of bonds i-j and j-k, i < k."""
-    triples = near[:, :, :, None] & near[:, None]  # i, j, k
-    later = torch.ones(near.shape[1], near.shape[1], dtype=torch.bool).triu(1)
-    found = (triples & later[:, None]).nonzero()
-    found[:, 0] += first
-    return found
+    return torch.rad2deg(cosine.clamp(-1, 1).acos())
 
 
 def _norm(x: Tensor) -> Tensor:
