@@ -205,7 +205,7 @@ READERS = {
     "weights": Reader("small.safetensors", released, lambda f: run_digest(load_from(f, "small")), True),
     "run.json": Reader("run.json", small_run, lambda f: run_digest(load_run(f))),
     "log": Reader("log.jsonl", small_run, read_log),
-    "checkpoint": Reader("checkpoint.safetensors", small_run, lambda f: run_digest(load_run(f)), True),
+    "checkpoint": Reader("checkpoint.safetensors", small_run, lambda f: run_digest(load_run(f))),
     "queue": Reader(
         "queue.toml", lambda f: (f / "queue.toml").write_text(QUEUE), lambda f: read_queue(f / "queue.toml")
     ),
