@@ -143,6 +143,33 @@ def test_mirror_order_and_jitter_reach_the_numbers(inspector):
     assert 0.01 < float(inspector.update()["c(x)"]["moved (Å)"]) < 5
 
 
+def test_jitter_breaks_no_bond_and_reordering_carries_the_bonds_along(inspector):
+    def bonds(k):
+        pane = inspector.panes.panes[k]["molecule"]
+        rows = np.array(pane["bonds"]).reshape(-1, 3)
+        return sorted((*sorted(pane["types"][i] for i in row[:2]), row[2]) for row in rows.tolist())
+
+    before = bonds(0)
+    assert len(before) > 5
+    inspector.jitter.value, inspector.order.value = 0.3, 4
+    assert bonds(0) == bonds(1) == before
+
+
+def test_the_dot_in_the_ball_of_rotations_moves_with_the_sliders(inspector):
+    before = inspector.ball.value
+    assert before.count("canonkit-dot") == 1
+    inspector.turns[1].value = 50
+    assert inspector.ball.value != before
+
+
+def test_the_still_picture_gives_way_to_the_live_view(inspector, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    inspector._ipython_display_()
+    assert shown[0] is inspector.box
+    assert '<div class="canonkit-still"><img src="data:image/png' in shown[1].data
+
+
 def test_several_canonicalizers_stand_side_by_side(sample):
     inspector = ck.inspect_pose({"inertial": Inertial(), "none": Identity()}, sample[:2])
     inspector.turns[0].value = 60
@@ -190,6 +217,9 @@ def test_the_explorer_shows_the_chosen_molecule_and_its_numbers(sample):
     assert "molecule 7: atoms" in explorer.numbers.value
     explorer.menus[0].value = "elongation"
     assert explorer.map.x == "elongation"
+    assert len(explorer.map.names) == 50
+    numbered = ck.explore(sample[:3], {"a": torch.zeros(3), "index": torch.tensor([12345, 7, 8])})
+    assert "index 12345" in numbered.numbers.value
 
 
 def test_properties_of_ones_own_may_be_unknown_for_some(sample):

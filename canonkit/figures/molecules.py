@@ -20,7 +20,7 @@ COLOURS = {"H": "#e6e6e6", "C": "#4d4d4d", "N": "#3b6fd4", "O": "#d9412f", "F": 
 COLOURS |= {"S": "#d8b400", "P": "#e08a1e", "Cl": "#2e9e83", "Br": "#8c3b2a"}
 RADII = {"H": 0.25, "C": 0.38, "N": 0.37, "O": 0.36, "F": 0.34}  # drawn, in Å: not atomic radii
 OTHER, OTHER_RADIUS = "#b05fc4", 0.4
-AXES = {"x": "#c0392b", "y": "#27894a", "z": "#2c5fa8"}
+AXES = {"x": "#d55e00", "y": "#009e73", "z": "#0072b2"}  # told apart by colour-blind readers too (Okabe and Ito)
 UNSTABLE = "#d00000"
 CIRCLE = np.stack([np.cos(a := np.linspace(0, 2 * np.pi, 20, endpoint=False)), np.sin(a)], -1)
 FOG = 0.5  # share of the background in the colour of the farthest atom
@@ -137,9 +137,10 @@ def _shapes(x, symbols, orders, unstable, place, reach) -> list[tuple]:
     edge = np.array([to_rgb(UNSTABLE if bad else "#222222") for bad in unstable]) * (1 - mist) + ground * mist
     radius = np.array([RADII.get(s, OTHER_RADIUS) for s in symbols]) * larger
     found = [
-        (x[i, 2], place + x[i, :2] + radius[i] * CIRCLE, colour[i], edge[i], 0.11 if unstable[i] else 0.035)
-        for i in range(len(x))
+        (x[i, 2], place + x[i, :2] + radius[i] * CIRCLE, colour[i], to_rgb("#222222"), 0.035) for i in range(len(x))
     ]
+    for i in np.flatnonzero(unstable):  # a ring apart from the atom, so that it is seen on a red one too
+        found.append((x[i, 2] - 0.005, place + x[i, :2] + (radius[i] + 0.16) * CIRCLE, ground, edge[i], 0.11))
     for i, j in zip(*np.nonzero(orders), strict=True):  # both ways: a bar from each atom to the middle
         middle = (x[i] + x[j]) / 2
         along = middle[:2] - x[i, :2]

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from canonkit.figures.base import blank
+from canonkit.figures.base import Picture, blank
 from canonkit.metrics.poses import PLANAR, pose_values, rank_spread, sliced_wasserstein
 from canonkit.molecules import Molecules
 from canonkit.names import choose
@@ -59,7 +59,7 @@ def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, pl
     return figure
 
 
-def property_map(properties: Mapping[str, Tensor], x: str, y: str, colour: str) -> Figure:
+def property_map(properties: Mapping[str, Tensor], x: str, y: str, colour: str) -> Picture:
     """Molecules as points: two properties are the axes, a third is the colour (grey if it is not known)."""
     figure = blank(5.4, 4)
     ax = figure.add_subplot()

@@ -30,7 +30,12 @@ function makeMap(model, el) {
     const [[x0, x1], [y0, y1], [c0, c1]] = [xs, ys, cs].map(span);
     const right = x => margin + (x - x0) / (x1 - x0) * (width - 2 * margin);
     const up = y => height - margin - (y - y0) / (y1 - y0) * (height - 2 * margin);
-    places = xs.map((x, k) => [right(x), up(ys[k])]);
+    const taken = {};
+    places = xs.map((x, k) => {  // points that fall together are spread in a spiral
+      const place = [right(x), up(ys[k])], key = place.map(v => Math.round(v / 3));
+      const n = taken[key] = (taken[key] || 0) + 1, far = 4 * Math.sqrt(n - 1);
+      return [place[0] + far * Math.cos(2.4 * n), place[1] + far * Math.sin(2.4 * n)];
+    });
     pen.setTransform(scale, 0, 0, scale, 0, 0);
     pen.clearRect(0, 0, width, height);
     pen.strokeStyle = "#999999";
@@ -64,10 +69,14 @@ function makeMap(model, el) {
     pen.stroke();
     pen.lineWidth = 1;
   };
-  canvas.onclick = event => {
+  const nearest = event => {
     const far = ([x, y]) => Number.isFinite(x + y) ? (x - event.offsetX) ** 2 + (y - event.offsetY) ** 2 : Infinity;
     const distances = places.map(far);
-    model.set("chosen", distances.indexOf(Math.min(...distances)));
+    return distances.indexOf(Math.min(...distances));
+  };
+  canvas.onmousemove = event => { canvas.title = model.get("names")[nearest(event)]; };
+  canvas.onclick = event => {
+    model.set("chosen", nearest(event));
     model.save_changes();
   };
   for (const name of ["x", "y", "colour", "chosen"]) model.on(`change:${name}`, redraw);
@@ -77,7 +86,7 @@ function makeMap(model, el) {
 export default {
   render({model, el}) {
     const row = document.createElement("div");
-    row.style.cssText = "display: flex; gap: 8px; align-items: flex-start; background: white; color: black";
+    row.style.cssText = "display: flex; flex-wrap: wrap; gap: 8px; align-items: flex-start; background: white; color: black";
     el.appendChild(row);
     for (const make of [makeMap, makePanes]) {
       const side = document.createElement("div");

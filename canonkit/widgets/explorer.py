@@ -15,7 +15,7 @@ from canonkit.metrics.properties import properties as describe
 from canonkit.metrics.stability import stability
 from canonkit.molecules import Molecules
 from canonkit.tables import element
-from canonkit.widgets.panes import Panes, script
+from canonkit.widgets.panes import Panes, script, show_live
 
 
 def explore(molecules: Molecules, properties: Mapping[str, Tensor] | None = None) -> Explorer:
@@ -37,6 +37,7 @@ class Map(Panes):
     y = traitlets.Unicode().tag(sync=True)
     colour = traitlets.Unicode().tag(sync=True)
     chosen = traitlets.Int(0).tag(sync=True)
+    names = traitlets.List().tag(sync=True)  # shown where the pointer rests
 
 
 class Explorer:
@@ -64,12 +65,14 @@ class Explorer:
         names = list(self.properties)
         axes = {"x": names[0], "y": names[1], "colour": names[min(2, len(names) - 1)]}
         numbers = {k: [n if math.isfinite(n) else None for n in v.tolist()] for k, v in self.properties.items()}
-        self.map = Map(molecules.elements, properties=numbers, size=320, **axes)
+        self.names = molecules.titles or [f"molecule {k}" for k in range(len(molecules))]
+        self.map = Map(molecules.elements, properties=numbers, names=list(self.names), size=320, **axes)
         self.menus = [w.Dropdown(options=names, value=value, description=axis) for axis, value in axes.items()]
         for menu, axis in zip(self.menus, axes, strict=True):
             traitlets.link((menu, "value"), (self.map, axis))
         self.numbers = w.HTML()
-        self.box = w.VBox([w.HBox(self.menus), self.map, self.numbers])
+        menus = w.Box(self.menus, layout=w.Layout(flex_flow="row wrap"))
+        self.box = w.VBox([menus, self.map, self.numbers])
         self.map.observe(lambda change: self._choose(), names="chosen")
         self._choose()
 
@@ -77,14 +80,15 @@ class Explorer:
         k = self.map.chosen
         x = self.molecules[k].trim()
         with self.map.hold_sync():
-            self.map.look(x, [f"molecule {k}"], [torch.eye(3)], self._unstable[k : k + 1, : x.mask.shape[1]])
+            self.map.look(x, [self.names[k]], [torch.eye(3)], self._unstable[k : k + 1, : x.mask.shape[1]])
             self.map.zoom += 1
-        numbers = ", ".join(f"{name} {float(v[k]):.3g}" for name, v in self.properties.items())
-        self.numbers.value = element("small", f"molecule {k}: {numbers}")
+        numbers = ", ".join(f"{name} {_number(float(v[k]))}" for name, v in self.properties.items())
+        self.numbers.value = element("small", f"{self.names[k]}: {numbers}")
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
-
-        display(self.box)
         x, y, colour = (str(menu.value) for menu in self.menus)
-        display(property_map(self.properties, x, y, colour))  # stays in the saved notebook
+        show_live(self.box, property_map(self.properties, x, y, colour))
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() else f"{value:.3g}"  # an index is to be used, so it has all its digits

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 
 import torch
 
 from canonkit.canonicalizers import Canonicalizer
 from canonkit.certificates import nearest_jump
+from canonkit.figures.group import in_ball
+from canonkit.figures.molecules import AXES, seen_bonds
+from canonkit.figures.plane import COLOURS
 from canonkit.molecules import Molecules
 from canonkit.tables import html_table
-from canonkit.widgets.panes import Panes
+from canonkit.widgets.panes import Panes, show_live
 
 TURNS = ("about x", "about y", "about z")
 
@@ -44,7 +48,7 @@ class PoseInspector:
         named = canonicalizer if isinstance(canonicalizer, Mapping) else {"c(x)": canonicalizer}
         self.canonicalizers = {name: h.eval() for name, h in named.items()}
         self.molecules = molecules.to("cpu").to(torch.float32).centred()
-        wide = {"style": {"description_width": "100px"}, "layout": w.Layout(width="300px")}
+        wide = {"style": {"description_width": "100px"}, "layout": w.Layout(width="300px", flex="0 0 auto")}
         self.which = w.IntSlider(0, 0, len(molecules) - 1, description="molecule", **wide)
         self.turns = [w.IntSlider(0, -180, 180, description=f"{name} (°)", **wide) for name in TURNS]
         self.mirror = w.Checkbox(False, description="mirror image")
@@ -52,8 +56,11 @@ class PoseInspector:
         self.jitter = w.FloatSlider(0.0, min=0, max=0.3, step=0.01, description="jitter (Å)", **wide)
         self.numbers = w.HTML()
         self.panes = Panes(self.molecules.elements)
-        sliders = w.HBox([w.VBox([self.which, self.order, self.jitter]), w.VBox(self.turns), self.mirror])
-        self.box = w.VBox([sliders, self.panes, self.numbers])
+        self.ball = w.HTML()
+        columns = [w.VBox([self.which, self.order, self.jitter]), w.VBox(self.turns), self.mirror]
+        sliders = w.Box(columns, layout=w.Layout(flex_flow="row wrap"))
+        below = w.Box([self.numbers, self.ball], layout=w.Layout(flex_flow="row wrap", align_items="center"))
+        self.box = w.VBox([sliders, self.panes, below])
         for control in (*self.turns, self.mirror, self.order, self.jitter):
             control.observe(lambda change: self.update(), names="value")
         self.which.observe(lambda change: self._choose(), names="value")
@@ -62,6 +69,7 @@ class PoseInspector:
     def _choose(self) -> None:
         """Another molecule: what does not depend on the disturbance is computed once."""
         x = self.molecules[self.which.value].trim()
+        self._bonds = seen_bonds(x)  # of the undisturbed molecule: jitter breaks none
         with torch.no_grad():
             self._rest = {name: h(x).x for name, h in self.canonicalizers.items()}
             self._jumps = {name: nearest_jump(h, x) for name, h in self.canonicalizers.items()}
@@ -88,8 +96,10 @@ class PoseInspector:
         """Redraws panes and numbers; returns the numbers by canonicalizer."""
         x, order = self.disturbed()
         alone = len(self.canonicalizers) == 1
-        shown, found = [x], {}
+        bonds = permuted(self._bonds, order)
+        shown, found = [_with_bonds(x, bonds)], {}
         frames: list[torch.Tensor | None] = [None]
+        poses = {}
         for name, h in self.canonicalizers.items():
             c = h(x)
             ordered = c.order is not None
@@ -102,8 +112,9 @@ class PoseInspector:
                 "nearest jump (Å)": _jump_text(self._jumps[name]),
                 "order in c(x)": _numbers(order[0][c.order[0]]) if ordered else "as in x",
             }
-            shown.append(c.x)
+            shown.append(_with_bonds(c.x, permuted(bonds, c.order) if c.order is not None else bonds))
             frames.append(torch.eye(3))
+            poses[name] = c.g
             if alone:  # its frame on the molecule as it comes
                 frames[0] = c.g[0]
         titles = ["x", *(name if name == "c(x)" else f"c(x), {name}" for name in self.canonicalizers)]
@@ -111,13 +122,46 @@ class PoseInspector:
         rows = [(key, *(numbers[key] for numbers in found.values())) for key in next(iter(found.values()))]
         rows.append(("order in x", _numbers(order[0])))
         self.numbers.value = html_table(["", *found], rows)
+        self.ball.value = _ball(poses)
         return found
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
+        show_live(self.box, self.panes.figure(2.2))
 
-        display(self.box)
-        display(self.panes.figure(2.2))  # stays in the saved notebook
+
+def permuted(bonds: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Bonds (1, N, N) of atoms in the order (1, N)."""
+    return bonds[:, order[0]][:, :, order[0]]
+
+
+def _with_bonds(x: Molecules, bonds: torch.Tensor) -> Molecules:
+    return x.with_(bonds=bonds, charges=None, radicals=None)
+
+
+def _ball(poses: Mapping[str, torch.Tensor]) -> str:
+    """h(x) as dots in the ball of rotations (`canonkit.figures.rotations`), seen along (1, 1, 1), as an SVG."""
+    right, up = torch.tensor([-1.0, 1, 0]) / 2**0.5, torch.tensor([-1.0, -1, 2]) / 6**0.5
+    flat = torch.stack([right, up]).double()
+    shapes = ['<circle cx="0" cy="0" r="1" fill="none" stroke="#999999" stroke-width="0.015"/>']
+    for k, (axis, colour) in enumerate(AXES.items()):
+        x, y = flat[:, k].tolist()
+        shapes.append(f'<line x2="{x:.3f}" y2="{-y:.3f}" stroke="{colour}" stroke-width="0.015"/>')
+        shapes.append(
+            f'<text x="{1.15 * x:.3f}" y="{0.05 - 1.15 * y:.3f}" font-size="0.18" fill="{colour}">{axis}</text>'
+        )
+    for (name, g), colour in zip(poses.items(), COLOURS * 9, strict=False):
+        x, y = (flat @ in_ball(g * torch.linalg.det(g)[:, None, None])[0]).tolist()
+        label = f"<title>h(x), {html.escape(name)}</title>"
+        shapes.append(
+            f'<circle class="canonkit-dot" cx="{x:.3f}" cy="{-y:.3f}" r="0.07" fill="{colour}">{label}</circle>'
+        )
+    names = ", ".join(
+        f'<span style="color: {c}">{html.escape(n)}</span>' for n, c in zip(poses, COLOURS * 9, strict=False)
+    )
+    picture = (
+        f'<svg viewBox="-1.3 -1.3 2.6 2.6" width="150" height="150" style="background: white">{"".join(shapes)}</svg>'
+    )
+    return f"<div>{picture}<br><small>h(x) in the ball of rotations: {names}</small></div>"
 
 
 def _numbers(values: torch.Tensor) -> str:

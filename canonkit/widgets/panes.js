@@ -44,7 +44,7 @@ function drawPane(viewer, pane, look) {
   viewer.removeAllLabels();
   setMolecule(viewer, pane.molecule, look);
   addAxes(viewer, pane.axes);
-  for (const [x, y, z] of pane.halo) viewer.addSphere({center: {x, y, z}, radius: 0.55, color: "#d00000", opacity: 0.35});
+  for (const [x, y, z] of pane.halo) viewer.addSphere({center: {x, y, z}, radius: 0.55, color: "#d00000", opacity: 0.45});
 }
 
 function makePanes(model, el) {
@@ -77,12 +77,15 @@ function makePanes(model, el) {
     const fresh = zoomed !== model.get("zoom");
     zoomed = model.get("zoom");
     panes.forEach((pane, k) => {
-      const [title, viewer] = viewers[k];
+      const [title, viewer] = viewers[k], state = JSON.stringify(pane);
+      if (state === viewers[k].state && !fresh) return;  // canonical poses that do not move cost nothing
+      viewers[k].state = state;
       title.textContent = pane.title;
       drawPane(viewer, pane, {elements: model.get("elements"), style: model.get("ball_and_stick")});
       if (fresh) look(viewer);
       viewer.render();
     });
+    row.dataset.drawn = 1 + Number(row.dataset.drawn || 0);
   };
   const later = () => { if (!waiting) { waiting = true; requestAnimationFrame(redraw); } };
   window.canonkit3Dmol(model.get("local"), model.get("address"), () => {

@@ -56,6 +56,22 @@ def blocks(molecules: Molecules) -> list[str]:
     return [MolToMolBlock(mol, kekulize=False) for mol in mols]
 
 
+# The still picture stays in the saved notebook; it gives way to a live view, and a view that is dead gives way to it.
+STILL = """<style>.jp-OutputArea:has(.canonkit-panes > *) .canonkit-still,
+.jp-OutputArea:has(.canonkit-still) .jp-OutputArea-child > .jupyter-widgets:not(:has(*)) { display: none }
+</style>"""
+
+
+def show_live(box, figure: Picture) -> None:
+    """Displays a widget, and its picture where the widget is not alive."""
+    from IPython.display import HTML, display
+
+    png, shape = figure._repr_png_()
+    image = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    display(box)
+    display(HTML(f'{STILL}<div class="canonkit-still"><img src="{image}" width="{shape["width"]}" alt="still"></div>'))
+
+
 class Panes(anywidget.AnyWidget):
     """3D panes side by side; without WebGL or 3Dmol.js a picture that Python draws.
 

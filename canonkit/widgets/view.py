@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,8 @@ def show(
 window.canonkit3Dmol({json.dumps(local)}, {json.dumps(threedmol.usual_address())}, () => {{
   const scene = document.getElementById("{name}");
   scene.innerHTML = {quoted(page)};
+  // The wheel scrolls the page; with ctrl it zooms.
+  scene.addEventListener("wheel", event => {{ if (!event.ctrlKey) event.stopPropagation(); }}, {{capture: true}});
   for (const old of scene.querySelectorAll("script")) {{
     const fresh = document.createElement("script");  // one set as HTML does not run
     fresh.text = old.text;
@@ -110,13 +113,17 @@ def _viewer(molecules, captions, columns, mark_unstable, axes, linked, size):
 
     rows = -(-len(molecules) // columns)
     viewer = py3Dmol.view(width=columns * size, height=rows * size, viewergrid=(rows, columns), linked=linked)
+    # All at one scale, the farthest atom with its ball within the pane however it is turned. 3Dmol's camera stands at
+    # z = 150 and sees 20 degrees.
+    radius = float(molecules.positions.norm(dim=-1).max()) + 0.8
+    distance = 150 - max(radius, 2.5) / math.sin(math.radians(10))
     unstable = ~stability(molecules).atoms if mark_unstable else torch.zeros_like(molecules.mask)
     for b, block in enumerate(blocks(molecules)):
         at = divmod(b, columns)
         viewer.addModel(block, "sdf", viewer=at)
         viewer.setStyle(style(molecules.elements), viewer=at)
         for x in molecules.positions[b, unstable[b] & molecules.mask[b]].tolist():
-            sphere = {"center": dict(zip("xyz", x, strict=True)), "radius": 0.55, "color": UNSTABLE, "opacity": 0.35}
+            sphere = {"center": dict(zip("xyz", x, strict=True)), "radius": 0.55, "color": UNSTABLE, "opacity": 0.45}
             viewer.addSphere(sphere, viewer=at)
         if axes:
             for k, (axis, colour) in enumerate(AXES.items()):
@@ -125,7 +132,7 @@ def _viewer(molecules, captions, columns, mark_unstable, axes, linked, size):
                 viewer.addArrow(arrow, viewer=at)
                 label = {"position": end, "fontColor": colour, "backgroundOpacity": 0, "fontSize": 12}
                 viewer.addLabel(axis, label, viewer=at)
-        viewer.zoomTo(viewer=at)
+        viewer.setView([0, 0, 0, distance, 0, 0, 0, 1], viewer=at)
         if captions is not None:
             place = {"position": {"x": 4, "y": 4, "z": 0}, "useScreen": True, "fontSize": 12}
             viewer.addLabel(captions[b], place | {"fontColor": "black", "backgroundOpacity": 0}, viewer=at)
