@@ -434,6 +434,51 @@ def bench(
 
 
 @app.command()
+def results(
+    title: Annotated[str, typer.Argument(help="A table, such as 'Table 1'.")] = "Table 1",
+    rebuild: Annotated[str | None, typer.Option(help="A row to train and measure anew, or all.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where runs and new rows lie.")] = Path("runs/results"),
+    as_json: Json = False,
+) -> None:
+    """Show a table of the kit's own experiments, or make its rows anew.
+
+    A row's runs may be stopped and started again: what is done is kept.
+    """
+    from canonkit import experiments
+
+    of = experiments.experiment(title)
+    # All rows with the first seed, then with the next, so that an unfinished table is a table.
+    rows = of.recipes if rebuild == "all" else [rebuild] if rebuild else []
+    for seed in of.seeds:
+        for row in rows:
+            experiments.rebuild(of, row, folder, seeds=[seed], progress=not as_json)
+    _print(experiments.stored(of, folder), experiments.results_table(of, folder), as_json)
+
+
+@app.command()
+def reproduce(
+    title: Annotated[str, typer.Argument(help="A table, such as 'Table 1'.")],
+    row: Annotated[str, typer.Option(help="A row of it, such as canon+GDM.")],
+    minutes: Annotated[float | None, typer.Option(help="When to stop at the latest.")] = None,
+    seed: Annotated[int | None, typer.Option(help="By default one that the row has not seen.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs/results"),
+    as_json: Json = False,
+) -> None:
+    """Train one more model of a stored row, measure it, and say whether it agrees.
+
+    Exit status 3 if it does not agree, 4 if the minutes were too few to tell.
+    """
+    from canonkit import experiments
+
+    found = experiments.reproduce(
+        experiments.experiment(title), row, folder, minutes=minutes, seed=seed, progress=not as_json
+    )
+    _print({"agrees": found.agrees, "measured": found.measured}, found, as_json)
+    if not found.agrees:
+        raise typer.Exit(4 if found.agrees is None else 3)
+
+
+@app.command()
 def release(
     folder: Annotated[Path, typer.Argument(help="A run's folder.")],
     name: Annotated[str | None, typer.Option(help="By default the recipe's.")] = None,

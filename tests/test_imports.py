@@ -18,6 +18,7 @@ LAYERS = [
     {"published"},
     {"releases", "resident"},
     {"trainer", "results"},
+    {"experiments"},
     {"figures", "widgets", "exercises", "bench", "queue"},
     {"cli", "__main__"},
 ]

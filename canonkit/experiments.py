@@ -1,0 +1,254 @@
+"""The kit's own tables: what each row is trained on and measured by, and how to make it again.
+
+A row is a recipe trained with some seeds, each on equally many samples. What was measured of it is stored beside the
+weights: one evaluation for each seed, with its provenance. `rebuild` makes a row anew; `reproduce` trains one model
+and says whether it agrees with the stored row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from canonkit.described import checked, parsed
+from canonkit.files import replacing
+from canonkit.names import choose
+from canonkit.recipes.run import Run
+from canonkit.results import evaluate_run
+from canonkit.tables import Table
+from canonkit.trainer import train_recipe
+
+FOLDER = Path("runs/results")
+SHARES = {"molecule_stable": "mol %", "atom_stable": "atom %", "valid": "valid %", "unique": "unique %"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table's rows, and how each of them is trained and measured.
+
+    Args:
+        title: what the table is called.
+        recipes: the rows.
+        steps: of training.
+        settings: of training, the same for all rows.
+        seeds: of which each trains a model.
+        samples, evaluations: how many samples are measured, and network evaluations for each.
+    """
+
+    title: str
+    recipes: tuple[str, ...]
+    steps: int
+    settings: dict = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    samples: int = 1000
+    evaluations: int | None = None
+
+    @property
+    def file(self) -> str:
+        """The name of the file of its rows."""
+        return self.title.lower().replace(" ", "-") + ".json"
+
+    def recipe(self, row: str) -> str:
+        """The recipe of a row, which may be named without "-heavy".
+
+        Raises:
+            ValueError: there is no such row.
+        """
+        for name in (row, f"{row}-heavy"):
+            if name in self.recipes:
+                return name
+        raise ValueError(f"{self.title} has no row {row!r}: {choose(row, self.recipes)}")
+
+
+_TABLE_1 = (
+    "GDM", "GDM-aug", "EDM", "inertial+GDM", "canon(fr)+GDM", "canon+GDM", "DiT", "DiT-Aug", "SymDiff-H", "SymDiff",
+    "canon+DiT",
+)  # fmt: skip
+EXPERIMENTS = {
+    e.title: e
+    for e in (
+        Experiment(
+            "Table 1",
+            tuple(f"{name}-heavy" for name in _TABLE_1),
+            steps=4000,
+            settings={"cool_from": 2600, "cool_to": 4000, "validate_every": 1000, "sample_every": 0},
+            evaluations=100,
+        ),
+    )
+}
+
+
+def experiment(title: str) -> Experiment:
+    """The experiment of that title.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if title not in EXPERIMENTS:
+        raise ValueError(f"no table is called {title!r}: {choose(title, EXPERIMENTS)}")
+    return EXPERIMENTS[title]
+
+
+def stored(of: Experiment, folder: str | Path | None = None) -> list[dict[str, Any]]:
+    """The stored evaluations, one for each row and seed; those in `folder` take the place of the kit's."""
+    found: dict[tuple, dict[str, Any]] = {}
+    for path in [Path(__file__).parent / "pretrained" / of.file, *([Path(folder) / of.file] if folder else [])]:
+        if path.exists():
+            for k, row in enumerate(parsed(path.read_text(), path)):
+                checked("Evaluation", row, f"{path}, row {k}")
+                found[row["recipe"], row["seed"]] = row
+    order = {name: k for k, name in enumerate(of.recipes)}
+    return sorted((r for r in found.values() if r["recipe"] in order), key=lambda r: (order[r["recipe"]], r["seed"]))
+
+
+def rebuild(
+    of: Experiment, row: str, folder: str | Path = FOLDER, *, seeds: Iterable[int] | None = None, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Trains and measures a row anew, and stores it in `folder`; started again, it goes on where it stopped.
+
+    Runs lie beside the file of results. A seed whose run and result are there already is left as it is.
+    """
+    name, folder, made = of.recipe(row), Path(folder), []
+    for seed in of.seeds if seeds is None else seeds:
+        out = folder / of.file.removesuffix(".json") / f"{name}-{seed}"
+        result = out / "result.json"
+        if not result.exists():
+            with replacing(result) as temporary:
+                temporary.write_text(json.dumps(_measured(of, _trained(of, name, seed, out, None, progress), progress)))
+        made.append(parsed(result.read_text(), result))
+        _store(folder / of.file, made[-1])
+    return made
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether one more model agrees with a stored row.
+
+    Args:
+        measured: its evaluation.
+        rows: name, stored mean, stored deviation, measured value and error of each number.
+        complete: whether it saw as many samples as the row.
+        stored_seen: samples that each model of the row saw.
+    """
+
+    measured: dict[str, Any]
+    rows: list[tuple[str, float, float, float, float]]
+    complete: bool
+    stored_seen: int
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether every number lies within two errors of the stored mean; None where training stopped early."""
+        return all(abs(new - mean) <= 2 * error for _, mean, _, new, error in self.rows) if self.complete else None
+
+    def __str__(self) -> str:
+        seen = self.measured["seen"]
+        verdict = {
+            True: "It agrees: every number lies within two errors of the stored mean.",
+            False: "It does not agree: "
+            + ", ".join(n for n, mean, _, new, error in self.rows if abs(new - mean) > 2 * error)
+            + " lies further than two errors from the stored mean.",
+            None: f"It cannot be told: {seen:,} samples were seen, and the row saw {self.stored_seen:,}: give more "
+            "minutes.",
+        }[self.agrees]
+        cells = [[n, f"{m:.4g} ± {s:.2g}", f"{v:.4g}", f"{e:.2g}"] for n, m, s, v, e in self.rows]
+        note = "Error: of the difference, from the spread over seeds and the number of samples."
+        title = f"{self.measured['recipe']}, seed {self.measured['seed']}"
+        return f"{Table(title, ['', 'stored', 'measured', 'error'], cells, [note])}\n{verdict}"
+
+
+def reproduce(
+    of: Experiment,
+    row: str,
+    folder: str | Path = FOLDER,
+    *,
+    minutes: float | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Agreement:
+    r"""Trains one more model of a stored row, measures it and compares.
+
+    A number v agrees with the row's mean m over k seeds if |v - m| <= 2 e, e^2 = s^2 (1 + 1/k) + p (1 - p) / n, with s
+    the standard deviation over seeds and, of shares p of n samples, their binomial variance.
+
+    Args:
+        minutes: when to stop at the latest.
+        seed: by default one more than the largest stored.
+
+    Raises:
+        ValueError: the row is not stored, or with one seed only.
+    """
+    name = of.recipe(row)
+    row_of = [r for r in stored(of, folder) if r["recipe"] == name]
+    if len(row_of) < 2:
+        raise ValueError(
+            f"{of.title} holds {len(row_of)} runs of {name}, and two are needed to compare: canonkit results "
+            f"{of.title!r} --rebuild {name} makes them"
+        )
+    seed = max(int(r["seed"]) for r in row_of) + 1 if seed is None else seed
+    out = Path(folder) / of.file.removesuffix(".json") / f"{name}-{seed}-again"
+    measured = _measured(of, _trained(of, name, seed, out, minutes, progress), progress)
+    compared = []
+    for key in (*SHARES, "validation_loss"):
+        values = [r[key] for r in row_of]
+        mean, spread = fmean(values), stdev(values)
+        chance = mean * (1 - mean) / of.samples if key in SHARES else 0.0
+        error = sqrt(spread**2 * (1 + 1 / len(values)) + chance)
+        compared.append((key.replace("_", " "), mean, spread, measured[key], error))
+    seen = row_of[0]["seen"]
+    return Agreement(measured, compared, measured["seen"] >= seen, seen)
+
+
+def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
+    """The table: mean ± standard deviation over seeds of what is stored, a dash for a row that is not."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in of.recipes}
+    every = stored(of, folder)
+    for r in every:
+        found[r["recipe"]].append(r)
+    header = ["system", "seeds", *SHARES.values(), "validation loss", "bound (nats)", "training (min)"]
+    rows = []
+    for name, runs in found.items():
+        cells = [_spread([100 * r[k] for r in runs], 1) for k in SHARES]
+        cells += [_spread([r["validation_loss"] for r in runs], 4)]
+        cells += [_spread([r["validation_nll"] for r in runs if "validation_nll" in r], 1)]
+        rows.append([name, str(len(runs)), *cells, _spread([r["seconds"] / 60 for r in runs], 0)])
+    notes = [
+        f"{of.samples:,} samples for each seed at {e['steps']} evaluations, {e['seen']:,} molecules seen, trained on "
+        f"{e['data'][:12]}, {e['hardware']}."
+        for e in {(r["seen"], r["hardware"], r["data"]): r for r in every}.values()
+    ]
+    notes.append(
+        "Mean ± standard deviation over seeds. Unique: of the valid. Bounds of different poses: not comparable."
+    )
+    return Table(of.title, header, rows, notes)
+
+
+def _spread(values: list[float], digits: int) -> str:
+    if not values:
+        return "–"
+    mean = f"{fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {stdev(values):.{digits}f}"
+
+
+def _trained(of: Experiment, name: str, seed: int, out: Path, minutes: float | None, progress: bool) -> Run:
+    budget = {"steps": of.steps, "minutes": minutes, "resume": (out / "run.json").exists()}
+    return train_recipe(name, out, seed=seed, progress=progress, **budget, **of.settings)
+
+
+def _measured(of: Experiment, run: Run, progress: bool) -> dict[str, Any]:
+    data = run.recipe.load(progress=progress)
+    found = evaluate_run(run, data, of.samples, of.evaluations, progress=progress)
+    return found | {"date": date.today().isoformat()}
+
+
+def _store(path: Path, row: dict[str, Any]) -> None:
+    rows = parsed(path.read_text(), path) if path.exists() else []
+    rows = [r for r in rows if (r["recipe"], r["seed"]) != (row["recipe"], row["seed"])] + [row]
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(sorted(rows, key=lambda r: (r["recipe"], r["seed"])), indent=1) + "\n")

@@ -1,0 +1,73 @@
+"""The kit's own tables: rows are made anew, kept over a stop, and compared within their error."""
+
+import json
+
+import pytest
+
+from canonkit import experiments
+from canonkit.experiments import EXPERIMENTS, Experiment, experiment, rebuild, reproduce, results_table, stored
+from canonkit.recipes.names import SYSTEMS
+
+pytestmark = pytest.mark.slow
+
+TINY = Experiment(
+    "A tiny table",
+    ("GDM-heavy", "DiT-heavy"),
+    steps=2,
+    settings={"batch_size": 8, "validate_every": 0, "sample_every": 0},
+    seeds=(0, 1),
+    samples=16,
+    evaluations=2,
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    return folder, rebuild(TINY, "GDM", folder, progress=False)
+
+
+def test_every_row_of_the_kits_tables_is_a_recipe():
+    for of in EXPERIMENTS.values():
+        assert set(of.recipes) <= SYSTEMS.keys()
+        assert len(of.seeds) >= 3
+    with pytest.raises(ValueError, match="did you mean Table 1|Table 1"):
+        experiment("Tabel 1")
+    with pytest.raises(ValueError, match="no row 'GMD'"):
+        TINY.recipe("GMD")
+
+
+def test_a_row_has_one_evaluation_for_each_seed_and_says_where_it_is_from(made):
+    folder, rows = made
+    assert [r["seed"] for r in rows] == [0, 1]
+    assert all(r["seen"] == 16 and r["molecules"] == 16 for r in rows)
+    assert rows == stored(TINY, folder)
+    assert {"data", "hardware", "date", "protocol", "hydrogens"} <= rows[0].keys()
+    (row, empty) = results_table(TINY, folder).rows
+    assert row[:2] == ["GDM-heavy", "2"]
+    assert "±" in row[2]
+    assert empty[:3] == ["DiT-heavy", "0", "–"]
+
+
+def test_what_is_done_is_not_done_again(made, monkeypatch):
+    folder, rows = made
+    monkeypatch.setattr(experiments, "train_recipe", None)
+    assert rebuild(TINY, "GDM-heavy", folder, progress=False) == rows
+
+
+def test_the_same_seed_agrees_and_a_changed_row_does_not(made, tmp_path):
+    folder, rows = made
+    same = reproduce(TINY, "GDM", folder, seed=0, progress=False)
+    assert same.complete
+    assert same.measured["validation_loss"] == rows[0]["validation_loss"]
+    file = tmp_path / TINY.file
+    file.write_text(json.dumps([r | {"validation_loss": 10 * r["validation_loss"]} for r in rows]))
+    (tmp_path / "a-tiny-table").symlink_to(folder / "a-tiny-table")
+    other = reproduce(TINY, "GDM", tmp_path, seed=0, progress=False)
+    assert other.agrees is False
+    assert "validation loss" in str(other)
+
+
+def test_a_row_that_is_not_stored_cannot_be_compared(tmp_path):
+    with pytest.raises(ValueError, match="0 runs of DiT-heavy"):
+        reproduce(TINY, "DiT", tmp_path)
