@@ -177,7 +177,8 @@ def train(
         resident: keep all data on the device, for a GPU; see `Resident`.
         fall: share of this call's minutes, the last, over which the learning rates fall to zero; resident only.
         device: by default the best there is.
-        monitor: called with all log entries after each new one, for live curves.
+        monitor: called with all log entries after each new one, for live curves. If it has them, `see(step, samples)`
+            is given the samples that were measured, from the same noise each time, and `finish()` is called at the end.
         progress: print the cost beforehand and show a bar with the time left.
         checkpoint_seconds: seconds between checkpoints.
 
@@ -259,11 +260,17 @@ def train(
         def measure_all() -> None:
             valid = prepared.valid[:1024]
             measure("valid", settings.validate_every, "measuring the loss", lambda: validate(state.ema, valid))
-            if (chemistry := prepared.measure) is not None:
-                count, evaluations = settings.samples, settings.sample_steps
-                more = {"samples": count, "steps": evaluations}
-                sampled = lambda: chemistry(state.ema.sample(count, evaluations, seed=0)) | more  # noqa: E731
-                measure("sample", settings.sample_every, f"measuring {count} samples", sampled)
+            if (chemistry := prepared.measure) is None:
+                return
+
+            def sampled() -> dict:
+                made = state.ema.sample(settings.samples, settings.sample_steps, seed=0)
+                found = chemistry(made) | {"samples": settings.samples, "steps": settings.sample_steps}
+                if monitor is not None and hasattr(monitor, "see"):
+                    monitor.see(state.step, made)
+                return found
+
+            measure("sample", settings.sample_every, f"measuring {settings.samples} samples", sampled)
 
         def save() -> None:
             sofar = {"sums": {k: float(v) for k, v in sums.items()}, "summed": summed}
@@ -303,6 +310,8 @@ def train(
                 bar.set_description_str("training", refresh=False)
                 clock = time.monotonic()  # measuring and saving do not count as training
                 bar.update(1 if steps is not None else min(state.seconds, bar.total) - bar.n)
+            if monitor is not None and hasattr(monitor, "finish"):
+                monitor.finish()
             if main:
                 save()
                 if resident:
