@@ -407,7 +407,7 @@ def certify(
 
 @app.command()
 def bench(
-    data: Annotated[str, typer.Argument(help="qm9, systems, sampling or images")] = "qm9",
+    data: Annotated[str, typer.Argument(help="qm9, systems, sampling, scaling or images")] = "qm9",
     repeat: Annotated[int, typer.Option(help="Repetitions, of which medians are taken.")] = 5,
     as_json: Json = False,
 ) -> None:
@@ -415,7 +415,8 @@ def bench(
 
     qm9: speed and memory of the networks at paper scale, and of the published formulation. systems: the cost of every
     system of molecules at laptop scale. sampling: seconds per molecule, and per stable molecule, of the shipped models
-    and of EDM. images: canonicalizers of images, G-CNN and rotated copies.
+    and of EDM. scaling: time and memory from 9 to 181 atoms. images: canonicalizers of images, G-CNN and rotated
+    copies.
     """
     from canonkit import bench as benches
 
@@ -424,6 +425,7 @@ def bench(
         "qm9": (benches.bench_qm9, benches.describe),
         "systems": (benches.bench_systems, benches.describe_systems),
         "sampling": (benches.bench_sampling, benches.describe_sampling),
+        "scaling": (benches.bench_scaling, benches.describe_scaling),
         "images": (benches.bench_images, benches.describe_images),
     }
     if data not in known:
