@@ -42,15 +42,16 @@ if TYPE_CHECKING:
     from canonkit.results import pose_table, table1, table2
     from canonkit.trainer import train_recipe as train
     from canonkit.widgets.explorer import explore
+    from canonkit.widgets.gallery import gallery
     from canonkit.widgets.inspector import inspect_pose
     from canonkit.widgets.player import play
     from canonkit.widgets.view import show
 
 __all__ = [
     "Canonicalize", "Molecules", "OrbitModel", "OwnMolecules", "bond_orders", "canonicalizer", "certify", "draw",
-    "evaluate", "explore", "figures", "fold", "inspect_pose", "load", "load_qm9", "load_rotmnist", "load_run",
-    "new_run_folder", "play", "pose_statistics", "pose_table", "pretrained", "properties", "read", "recipe", "runs",
-    "show", "stability", "systems", "table1", "table2", "train", "write",
+    "evaluate", "explore", "figures", "fold", "gallery", "inspect_pose", "load", "load_qm9", "load_rotmnist",
+    "load_run", "new_run_folder", "play", "pose_statistics", "pose_table", "pretrained", "properties", "read",
+    "recipe", "runs", "show", "stability", "systems", "table1", "table2", "train", "write",
 ]  # fmt: skip
 
 

@@ -529,8 +529,10 @@ def _run(source: str, published: str | None = None):
 def _at_least_one(**values: int | None) -> None:
     """Raises ValueError for an option below 1, or beyond counting."""
     for name, value in values.items():
-        if value is not None and not 1 <= value <= MANY:
-            raise ValueError(f"--{name} {value} is too {'few' if value < 1 else 'many'}: give 1 to {MANY:,}")
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value} is too few: give 1 or more")
+        if value is not None and value > MANY:
+            raise ValueError(f"--{name} {value} is too many: give {MANY:,} or fewer")
 
 
 def _check_device(name: str) -> None:

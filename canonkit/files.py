@@ -47,9 +47,15 @@ def _not_written(error: Exception) -> str | None:
     """What the system said, where an error is one of writing: safetensors and torch have their own."""
     if isinstance(error, OSError):
         return error.strerror
-    text = str(error).splitlines()[0] if str(error) else ""
+    text = in_short(error)
     theirs = type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in text or "inline_container" in text
     return text if theirs else None
+
+
+def in_short(error: Exception, last: bool = False) -> str:
+    """What an error of another library says, in one line: its first, or its last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if last else 0].strip()[:200]
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -74,8 +80,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, numpy and zlib each have their own way to say it
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"damaged or no npz file ({said})") from error
+        raise ValueError(f"damaged or no npz file ({in_short(error)})") from error
 
 
 def memory() -> int:

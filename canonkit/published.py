@@ -9,7 +9,6 @@ Only tensors, numbers and strings are admitted from such a file: no code in it r
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from canonkit.data.batches import lengths
+from canonkit.files import in_short
 from canonkit.names import choose
 from canonkit.processes.diffusion import polynomial_schedule
 from canonkit.recipes.names import recipe
@@ -62,9 +62,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is no file of tensors ({reason}): get it from the authors' repository anew") from None
+    except OSError:
+        raise
+    except Exception as error:  # torch, zipfile and its reader of pickles each have their own way to say it
+        said = f"{path} is no file of tensors ({in_short(error)})"
+        raise ValueError(f"{said}: get it from the authors' repository anew") from None
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(f"{path} holds {type(found).__name__}, not a dictionary of tensors: give the weights' file")
     return {k.removeprefix("module."): v for k, v in found.items()}

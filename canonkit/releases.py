@@ -18,7 +18,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from canonkit.files import replacing, sha256, weights_folder
+from canonkit.files import in_short, replacing, sha256, weights_folder
 from canonkit.names import choose
 from canonkit.published import load_published
 from canonkit.recipes.recipe import Recipe
@@ -75,7 +75,7 @@ def load(name: str, published: str | None = None) -> Run:
     try:
         model.load_state_dict(load_file(path))
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its card ({str(error).splitlines()[-1].strip()}): {RESTORE}") from error
+        raise ValueError(f"{path} does not fit its card ({in_short(error, last=True)}): {RESTORE}") from error
     model.eval().requires_grad_(False)
     return Run(folder, recipe, model, [], card, card["step"], card["seconds"])
 

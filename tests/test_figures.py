@@ -6,17 +6,19 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import COUNTS
 from PIL import Image
 
 import canonkit as ck
 from canonkit import figures
 from canonkit.canonicalizers import Inertial, canonicalizer
+from canonkit.data.qm9 import FORM
 from canonkit.figures.group import in_ball, on_cone
 from canonkit.figures.plane import grid
 from canonkit.groups import angle_and_axis, haar_orthogonal, haar_rotations, turn_about
 from canonkit.metrics import stability
 from canonkit.processes import Diffusion, MoleculeSpace
-from canonkit.recipes.names import SYSTEMS
+from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.releases import cards
 from canonkit.results import (
     PUBLISHED,
@@ -32,6 +34,7 @@ from canonkit.results import (
     table1,
 )
 from canonkit.trainer import train_recipe
+from canonkit.training import Prepared, Settings, train
 from canonkit.widgets.monitor import Monitor
 
 
@@ -78,20 +81,60 @@ def test_every_figure_draws_without_pyplot(qm9, sample):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
-def test_monitor_redraws_in_place(monkeypatch):
-    shown, updated = [], []
+@pytest.fixture
+def screen(monkeypatch):
+    """What is displayed: for each output its contents, the first one and the updates."""
+    shown = []
 
     class Handle:
-        def update(self, figure):
-            updated.append(figure)
+        def __init__(self, content):
+            shown.append([content])
+            self.contents = shown[-1]
 
-    monkeypatch.setattr("IPython.display.display", lambda figure, display_id: shown.append(figure) or Handle())
+        def update(self, content):
+            self.contents.append(content)
+
+    monkeypatch.setattr("IPython.display.display", lambda content, display_id: Handle(content))
+    return shown
+
+
+def test_monitor_redraws_in_place_and_takes_its_button_away(screen):
     monitor = Monitor(every=0)
     entries = []
     for k in (1, 2, 3):
         entries.append({"kind": "train", "step": k, "seen": k, "loss": 1.0})
         monitor(entries)
-    assert (len(shown), len(updated)) == (1, 2)
+    monitor.finish()
+    button, curves = screen
+    assert "interrupt-kernel" in button[0].data
+    assert button[1].data == " "
+    assert len(curves) == 3
+
+
+def test_monitor_is_shown_the_same_noises_at_every_measure(screen, sample, tmp_path):
+    seen = []
+
+    class Watching(Monitor):
+        def see(self, step, samples):
+            seen.append((step, samples))
+            super().see(step, samples)
+
+    x = sample[:64].trim()
+    settings = Settings(batch_size=8, validate_every=0, sample_every=2, samples=3, sample_steps=2)
+    prepared = Prepared(recipe("inertial+GDM").build(COUNTS), x, x[:8], settings, measure=FORM.measure)
+    train(prepared, tmp_path, steps=4, progress=False, device="cpu", monitor=Watching(every=0))
+    assert [step for step, _ in seen] == [2, 4]
+    assert seen[0][1].mask.equal(seen[1][1].mask)
+    assert not seen[0][1].positions.equal(seen[1][1].positions)
+    assert [len(contents) for contents in screen][-1] == 2
+
+
+def test_curves_have_a_panel_for_what_is_logged_and_no_other():
+    train_only = [{"kind": "train", "step": k, "seen": k, "loss": 1 / k} for k in (1, 2)]
+    measured = [{"kind": "sample", "step": 2, "seen": 2, "valid_by_generated_bonds": 0.5, "unique": 1.0}]
+    assert [ax.get_title() for ax in figures.training_curves({"a": train_only}).axes] == ["training loss"]
+    both = figures.training_curves({"a": train_only + measured})
+    assert [ax.get_title() for ax in both.axes] == ["training loss", "valid molecules, unique among them (dashed)"]
 
 
 def test_table_1_keeps_published_and_measured_figures_apart():

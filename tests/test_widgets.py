@@ -312,6 +312,25 @@ def test_without_3dmol_the_player_is_its_stills(path):
     assert "CANONKIT_3DMOL" in page
 
 
+# -- the gallery ------------------------------------------------------------------------------------------------------
+
+
+def test_the_gallery_has_a_row_per_molecule_and_says_what_is_not_unique(sample, copy, tmp_path):
+    line = ck.Molecules.from_list([[[-1.6, 0, 0], [-0.5, 0, 0], [0.7, 0, 0]]], [[1, 6, 7]])  # HCN: any turn about x
+    x = ck.Molecules.cat([line, sample[[5]].with_(charges=None).trim()])
+    table = ck.gallery(x, {"inertial": Inertial(), "none": Identity()})
+    assert table.titles[0] == "molecule 0"
+    assert table.titles[1].startswith("inertial: ambiguous")
+    assert table.titles[2] == "none"
+    assert table.columns == 3
+    assert len(table.figure().axes[0].texts) >= 6
+    page = table.save(tmp_path / "poses.html").read_text()
+    assert len(drawn_data(page)["frames"][0]) == 6
+    assert "// a copy" in page
+    with pytest.raises(ValueError, match="make 4000 panes"):
+        ck.gallery(sample, {"none": Identity()})
+
+
 # -- the slider of images ---------------------------------------------------------------------------------------------
 
 

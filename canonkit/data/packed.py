@@ -11,7 +11,7 @@ import torch
 
 from canonkit.chemistry.bonds import padded_graphs, ragged_graphs
 from canonkit.data.base import Dataset, Form
-from canonkit.files import read_arrays, replacing
+from canonkit.files import in_short, read_arrays, replacing
 from canonkit.molecules import Molecules
 
 
@@ -71,8 +71,7 @@ def unpack(path: str | Path) -> Packed:
     try:
         return _unpacked(arrays)
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} does not fit together ({said}): {remedy}") from error
+        raise ValueError(f"{path} does not fit together ({in_short(error)}): {remedy}") from error
 
 
 def _unpacked(arrays: dict[str, np.ndarray]) -> Packed:

@@ -15,11 +15,14 @@ from canonkit.extras import require
 from canonkit.molecules import ATOMIC_NUMBERS
 
 COUNT = 130_831
+GDB9 = 133_885  # molecules in GDB-9, of which these are left
 QM9PACK = "1.0.3"
 REINSTALL = f"reinstall with `pip install --force-reinstall --no-deps qm9pack=={QM9PACK}`"
 
 
-def _ragged(positions: list, numbers: list, index: list) -> dict[str, Tensor]:
+def _ragged(positions: list, numbers: list, index: list, path: Path) -> dict[str, Tensor]:
+    if not index:
+        raise ValueError(f"{path} holds no molecule of QM9: get it anew")
     return {
         "positions": torch.from_numpy(np.concatenate(positions).astype(np.float32)),
         "numbers": torch.from_numpy(np.concatenate(numbers).astype(np.uint8)),
@@ -62,7 +65,10 @@ def parse_qm9pack(progress: bool) -> dict[str, Tensor]:
                     z = np.array([ATOMIC_NUMBERS[s.strip()] for s in symbols])
                     flat = row["XYZ_Ang"].replace("[", "").replace("]", "").split(",")
                     x = np.array(flat, dtype=np.float64).reshape(len(z), 3)
-                    index.append(int(row["Index"]))
+                    number = int(row["Index"])
+                    if not 0 < number <= GDB9:
+                        raise ValueError(f"no molecule has the number {number}")
+                    index.append(number)
                 except KeyError as error:
                     raise ValueError(f"{path}, molecule {row.get('Index')}: unknown {error}: {REINSTALL}") from error
                 except (ValueError, AttributeError, TypeError) as error:
@@ -70,7 +76,7 @@ def parse_qm9pack(progress: bool) -> dict[str, Tensor]:
                 positions.append(x)
                 numbers.append(z)
                 bar.update()
-    return _ragged(positions, numbers, index)
+    return _ragged(positions, numbers, index, files[0])
 
 
 def parse_sdf(path: Path, kept: set[int], progress: bool) -> dict[str, Tensor]:
@@ -84,7 +90,10 @@ def parse_sdf(path: Path, kept: set[int], progress: bool) -> dict[str, Tensor]:
         for k, mol in enumerate(tqdm(records, desc=path.name, unit="mol", disable=not progress)):
             if mol is None or not mol.GetNumConformers():
                 raise ValueError(f"{path}: record {k + 1:,} is truncated or damaged: get the file anew")
-            title = mol.GetProp("_Name").removeprefix("gdb_") or str(k + 1)
+            try:
+                title = mol.GetProp("_Name").removeprefix("gdb_") or str(k + 1)
+            except UnicodeDecodeError:
+                title = "?"
             if not title.isdecimal():
                 raise ValueError(
                     f"{path}: record {k + 1:,} is titled {title!r}, not gdb_1, gdb_2, ...: give gdb9.sdf, or read "
@@ -95,7 +104,7 @@ def parse_sdf(path: Path, kept: set[int], progress: bool) -> dict[str, Tensor]:
                 positions.append(mol.GetConformer().GetPositions())
                 numbers.append(np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]))
                 index.append(number)
-    return _ragged(positions, numbers, index)
+    return _ragged(positions, numbers, index, path)
 
 
 def parse_pyg(path: Path, progress: bool) -> dict[str, Tensor]:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from canonkit.figures.base import blank
 
+SHARES = {"atom_stable": "stable atoms", "molecule_stable": "stable molecules (dashed)"}
+SHARES |= {"valid_by_generated_bonds": "valid molecules", "unique": "unique among them (dashed)"}  # without stability
+
 
 def _curves(curves: Mapping[str, tuple[Sequence, Sequence]], width: float, **labels) -> Figure:
     """Curves (x, y) by name in one panel, the legend beside it."""
@@ -46,37 +49,32 @@ def stable_by_budget(evaluations: Mapping[str, Sequence[dict]]) -> Figure:
 
 
 def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:
-    """Training loss, validation loss and, for molecules, atom stability of runs by name, against samples seen."""
-    firsts = [log[0] for log in logs.values() if log]
-    of_images = bool(firsts) and all("coordinates" in entry for entry in firsts)
-    figure = blank(7 if of_images else 10, 3)
-    panels = figure.subplots(1, 2 if of_images else 3)
-    left, middle = panels[:2]
-    curves = [(left, "train", "loss"), (middle, "valid", "loss")]
-    titles = ["training loss", "validation loss"]
-    if not of_images:
-        curves.append((panels[2], "sample", "atom_stable"))
-        titles.append("atom stability of samples")
-        panels[2].set_ylim(0, 1)
-    for k, (name, log) in enumerate(logs.items()):
-        colour = f"C{k}"
-        for ax, kind, key in curves:
-            entries = [e for e in log if e["kind"] == kind]
-            marker = "o" if len(entries) == 1 or kind != "train" else ""
-            seen, values = [e["seen"] / 1000 for e in entries], [e[key] for e in entries]
-            ax.plot(seen, values, marker=marker, markersize=3, linewidth=1, color=colour, label=name)
-    for ax, title in zip(panels, titles, strict=True):
+    """Training loss, validation loss and what is measured of samples, of runs by name, against samples seen.
+
+    What has not been logged has no panel. Of samples, the shares of stable atoms and molecules; where stability is not
+    defined, of valid and unique ones.
+    """
+    entries = [e for log in logs.values() for e in log]
+    shares = [key for key in SHARES if any(key in e for e in entries)][:2]
+    wanted = [("train", ["loss"], "training loss"), ("valid", ["loss"], "validation loss")]
+    wanted.append(("sample", shares, ", ".join(SHARES[key] for key in shares)))
+    shown = [panel for panel in wanted if panel[1] and any(e["kind"] == panel[0] for e in entries)] or wanted[:1]
+    figure = blank(3.4 * len(shown), 3)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for ax, (kind, keys, title) in zip(panels, shown, strict=True):
+        for k, (name, log) in enumerate(logs.items()):
+            mine = [e for e in log if e["kind"] == kind]
+            for key, line in zip(keys, ("-", "--"), strict=False):
+                points = [(e["seen"] / 1000, e[key]) for e in mine if key in e]
+                marker = "o" if len(points) == 1 or kind != "train" else ""
+                label = name if key == keys[0] else None
+                ax.plot(*zip(*points, strict=True), ls=line, marker=marker, ms=3, lw=1, color=f"C{k}", label=label)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("thousand samples seen")
         ax.grid(alpha=0.3)
-    left.set_yscale("log")
-    middle.set_yscale("log")
-    for ax in panels:
-        if not any(len(line.get_xdata()) for line in ax.lines):
-            ax.text(0.5, 0.5, "none yet", transform=ax.transAxes, ha="center", color="gray")
-            ax.set(xticks=(), yticks=())
-    if any(logs.values()):
-        left.legend(fontsize=8)
+        ax.set(ylim=(0, 1)) if kind == "sample" else ax.set_yscale("log")
+    if entries:
+        panels[0].legend(fontsize=8)
     return figure
 
 

@@ -13,6 +13,7 @@ from canonkit.data.batches import lengths
 from canonkit.data.canonical import cached_canonical, without_weights
 from canonkit.data.qm9 import FORM, HEAVY_FORM, load_qm9
 from canonkit.data.rotmnist import SIDE, load_rotmnist
+from canonkit.files import in_short
 from canonkit.model import OrbitModel
 from canonkit.networks import EGNN, GNN, Canon, DiT, Haar, Recursive, Symmetrised, Turn, UNet
 from canonkit.processes import (
@@ -76,9 +77,8 @@ class Recipe:
         try:
             recipe = cls.from_card(card)
             return recipe, recipe.build(torch.tensor(card["size_counts"]))
-        except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{where}: its recipe makes no model ({said}): restore the file") from error
+        except Exception as error:  # networks and canonicalizers each have their own way to say it
+            raise ValueError(f"{where}: its recipe makes no model ({in_short(error)}): restore the file") from error
 
     @property
     def form(self) -> Form:

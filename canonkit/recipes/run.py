@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from canonkit.data.batches import Samples
+from canonkit.files import in_short
 from canonkit.model import OrbitModel
 from canonkit.processes.trajectory import Trajectory
 from canonkit.recipes.recipe import Recipe
@@ -112,6 +113,10 @@ def load_run(folder: str | Path) -> Run:
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no run (no run.json): train one with `canonkit train`") from None
     chosen, model = Recipe.rebuilt(card, folder / "run.json")
-    counters = load_averaged(model, folder)
+    try:
+        counters = load_averaged(model, folder)
+    except RuntimeError as error:
+        said = f"run.json and the checkpoint do not fit ({in_short(error, last=True)})"
+        raise ValueError(f"{folder}: {said}: restore one of them") from error
     model.eval().requires_grad_(False)
     return Run(folder, chosen, model, read_log(folder), card, counters["step"], counters["seconds"])

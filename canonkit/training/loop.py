@@ -128,7 +128,8 @@ def train(
         resident: keep all data on the device, for a GPU; see `Resident`.
         fall: share of this call's minutes, the last, over which the learning rates fall to zero; resident only.
         device: by default the best there is.
-        monitor: called with all log entries after each new one, for live curves.
+        monitor: called with all log entries after each new one, for live curves. If it has them, `see(step, samples)`
+            is given the samples that were measured, from the same noise each time, and `finish()` is called at the end.
         progress: print the cost beforehand and show a bar with the time left.
         checkpoint_seconds: seconds between checkpoints.
 
@@ -223,14 +224,20 @@ def train(
                     log("valid", validate(state.ema, prepared.valid[:1024]))
                 if prepared.measure is not None and due(settings.sample_every):
                     bar.set_description_str(f"measuring {settings.samples} samples")
-                    found = prepared.measure(state.ema.sample(settings.samples, settings.sample_steps, seed=0))
-                    log("sample", found | {"samples": settings.samples, "steps": settings.sample_steps})
+                    made = state.ema.sample(settings.samples, settings.sample_steps, seed=0)
+                    log(
+                        "sample", prepared.measure(made) | {"samples": settings.samples, "steps": settings.sample_steps}
+                    )
+                    if monitor is not None and hasattr(monitor, "see"):
+                        monitor.see(state.step, made)
                 if main and now - saved > checkpoint_seconds:
                     state.save(out)
                     saved = time.monotonic()
                 bar.set_description_str("training", refresh=False)
                 clock = time.monotonic()  # measuring and saving do not count as training
                 bar.update(1 if steps is not None else min(state.seconds, bar.total) - bar.n)
+        if monitor is not None and hasattr(monitor, "finish"):
+            monitor.finish()
         if main:
             state.save(out)
             if resident:

@@ -11,6 +11,7 @@ function makePlayer(root, data) {
       <input type="range" min="0" max="${last}" value="0" aria-label="frame" style="flex: 1; min-width: 80px">
       <span style="width: 64px; text-align: right"></span>
       <label><input type="checkbox" checked> loop</label></div>`;
+  if (!last) root.children[1].style.display = "none";  // nothing moves
   const [stage, bar] = root.children, [button, slider, counter] = bar.children, loop = bar.querySelector("[type=checkbox]");
   const grid = window.$3Dmol.createViewerGrid(stage, {rows, cols: columns, control_all: true}, viewerOptions());
   const viewers = grid.flat().slice(0, data.titles.length);
@@ -18,6 +19,7 @@ function makePlayer(root, data) {
   data.titles.forEach((title, k) => {
     const label = document.createElement("div");
     label.textContent = title;
+    if (/: .*(ambiguous|jumps)/.test(title)) label.style.fontWeight = "bold";
     label.style.cssText = `position: absolute; pointer-events: none; font: 12px sans-serif; text-align: center; width: ${data.size}px;
       left: ${k % columns * data.size}px; top: ${Math.floor(k / columns) * data.size + 2}px`;
     stage.appendChild(label);

@@ -73,13 +73,13 @@ def play(
         parts = [path] if overlay else [path[k] for k in range(len(path))]
         for k, part in enumerate(parts):
             titles.append(f"{name} {k + 1}".strip() if len(parts) > 1 else name)
-            states.append([_plain(x, elements) for x in part.thinned(frames).frames])
+            states.append([plain(x, elements) for x in part.thinned(frames).frames])
     longest = max(map(len, states))
     states = [some + some[-1:] * (longest - len(some)) for some in states]
     return Player(titles, states, axes, columns, size, fps, stills)
 
 
-def _plain(x: Any, elements: tuple[str, ...]) -> Molecules:
+def plain(x: Any, elements: tuple[str, ...]) -> Molecules:
     """One state with the bonds that are seen, so that states of all models fit in one batch."""
     x = x.trim().to("cpu").to(torch.float64).centred()
     return Molecules.from_arrays(x.positions, x.numbers, elements=elements, bonds=seen_bonds(x))
@@ -116,6 +116,8 @@ class Player:
 
     def figure(self) -> Picture:
         """A row of still frames for each molecule, from noise to the sample."""
+        if len(self) == 1:
+            return draw(self.frame(0), columns=self.columns, captions=self.titles, axes=self.axes, overlay=self._each)
         chosen = spread(len(self), self.stills)
         shown = [(title, states, k) for title, states in zip(self.titles, self.states, strict=True) for k in chosen]
         captions = [f"{title}  {k + 1} / {len(self)}".strip() for title, _, k in shown]
