@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import shutil
+import signal
 import sys
 import warnings
 from dataclasses import asdict
@@ -34,6 +36,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
+        print("canonkit: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"canonkit: {_line(error)}", file=sys.stderr)
@@ -147,14 +150,17 @@ def train(
 ) -> None:
     """Train a system, or all runs of a queue.
 
-    You can interrupt it at any time. --resume continues a run exactly; a queue continues by itself.
+    You can interrupt it at any time: it writes a checkpoint and exits with status 130. --resume continues a run
+    exactly; a queue continues by itself.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until training begins
+
     import torch
 
     from canonkit.queue import run_queue, stop_when_stdin_closes
     from canonkit.queue import runs as look
     from canonkit.trainer import train_recipe
-    from canonkit.training import Settings
+    from canonkit.training import Settings, is_finished
 
     if queue is not None:
         jobs = run_queue(queue, progress=not as_json)
@@ -192,6 +198,13 @@ def train(
     )
     last = {kind: e for kind in ("train", "valid", "sample") for e in run.log if e["kind"] == kind}
     _print({"step": run.step, "seconds": run.seconds, "last": last}, run, as_json)
+    if not is_finished({"step": run.step, "seconds": run.seconds}, steps, minutes):
+        again = [word for word in sys.argv[1:] if word not in ("--resume", "--until-stdin-closes")]
+        print(
+            f"canonkit: interrupted at step {run.step:,}, continue: canonkit {shlex.join(again)} --resume",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import IO
 
 import torch
 
-from canonkit.described import checked, parsed
+from canonkit.described import checked, parsed, sealed, unsealed
 from canonkit.files import replacing
 
 MEASURED = ("log_every", "validate_every", "sample_every", "samples", "sample_steps")  # settings that train nothing
@@ -35,11 +35,21 @@ def read_card(path: Path, kind: str = "RunCard", remedy: str = "restore it, or t
     recipe, data = (card.get(k) if isinstance(card, dict) else None for k in ("recipe", "data"))
     if isinstance(recipe, dict) and recipe.pop("hydrogens", None) and isinstance(data, dict):
         recipe["data"] = data["name"] = "QM9-heavy"  # before it had its own name
-    return checked(kind, card, path, remedy)
+    return unsealed(checked(kind, card, path, remedy), path, remedy)
 
 
-def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool, machine: str) -> None:
-    """Writes run.json, or checks that the run there is the one to continue and notes its new budget."""
+def write_card(path: Path, card: dict) -> None:
+    """Writes a run.json or a card with a hash of what it says, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(sealed(card), indent=1) + "\n")
+
+
+def claimed(out: Path, about: dict, budget: dict, resume: bool, machine: str) -> dict:
+    """What run.json is to say: of a new run, or of that in the folder with its new budget, if it is one to go on with.
+
+    Raises:
+        FileExistsError, ValueError: the folder holds a run, or another one.
+    """
     path = out / "run.json"
     card = about | {"hardware": machine, "torch": torch.__version__, "started": time.strftime("%Y-%m-%d")}
     if path.exists():
@@ -49,9 +59,7 @@ def claim_folder(out: Path, about: dict, budget: dict, resume: bool, main: bool,
         if differences := _differences(card, json.loads(json.dumps(about))):
             raise ValueError(f"{path} was started with {'; '.join(differences)}: use another folder")
         card["settings"] |= {name: about["settings"][name] for name in MEASURED}
-    if main:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(card | {"budget": budget}, indent=1))
+    return card | {"budget": budget}
 
 
 def _differences(card: dict, about: dict) -> list[str]:
