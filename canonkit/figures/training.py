@@ -90,7 +90,9 @@ def stability_steps(results: Mapping[str, Mapping[int, object]]) -> Figure:
     """Atom and molecule stability against network evaluations: {name: {steps: Stability}}."""
     figure = blank(9, 3)
     atoms, molecules = figure.subplots(1, 2, sharex=True)
-    order = sorted(results, key=lambda name: -results[name][max(results[name])].molecule_stable)  # as the curves end
+    order = sorted(
+        results, key=lambda name: -getattr(results[name][max(results[name])], "molecule_stable")
+    )  # as the curves end
     for k, name in enumerate(order):
         steps = sorted(results[name])
         look = {"color": SAFE[k % len(SAFE)], "marker": MARKERS[k % len(MARKERS)], "ls": "-" if k < len(SAFE) else "--"}
