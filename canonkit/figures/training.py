@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -86,13 +87,11 @@ def velocity_curves(variances: Mapping[str, Tensor], times: Sequence[float]) -> 
     return _curves(curves, 6.4, xlabel="t: 0 noise, 1 data", ylabel="Å² per coordinate", xlim=(0, 1))
 
 
-def stability_steps(results: Mapping[str, Mapping[int, object]]) -> Figure:
+def stability_steps(results: Mapping[str, Mapping[int, Any]]) -> Figure:
     """Atom and molecule stability against network evaluations: {name: {steps: Stability}}."""
     figure = blank(9, 3)
     atoms, molecules = figure.subplots(1, 2, sharex=True)
-    order = sorted(
-        results, key=lambda name: -getattr(results[name][max(results[name])], "molecule_stable")
-    )  # as the curves end
+    order = sorted(results, key=lambda name: -results[name][max(results[name])].molecule_stable)  # as the curves end
     for k, name in enumerate(order):
         steps = sorted(results[name])
         look = {"color": SAFE[k % len(SAFE)], "marker": MARKERS[k % len(MARKERS)], "ls": "-" if k < len(SAFE) else "--"}
