@@ -17,7 +17,7 @@ from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.data.batches import Samples, lengths, take
 from canonkit.processes.base import Loss, Process
 from canonkit.processes.trajectory import Trajectory, joined
-from canonkit.randomness import repeatable
+from canonkit.randomness import checked_seed, repeatable
 
 SAMPLING_MEMORY = 256 * 2**20  # bytes; on a CUDA device half of what is free
 
@@ -137,7 +137,7 @@ class OrbitModel(nn.Module):
             raise ValueError("a trajectory ends in canonical poses: leave out randomize")
         device = self.size_counts.device
         generator = torch.Generator()
-        generator.seed() if seed is None else generator.manual_seed(seed)
+        generator.seed() if seed is None else generator.manual_seed(checked_seed(seed))
         sizes = self.sample_sizes(count, generator) if sizes is None else torch.as_tensor(sizes).cpu()
         batches = self._batches(sizes, batch_size)
         total = len(batches) * self.process.evaluations(steps)

@@ -7,14 +7,17 @@ from canonkit.bench import (
     bench_images,
     bench_qm9,
     bench_sampling,
+    bench_scaling,
     bench_systems,
     describe,
     describe_images,
     describe_sampling,
+    describe_scaling,
     describe_systems,
     sampling,
 )
 from canonkit.bench.molecules import KINDS, Case
+from canonkit.bench.scaling import chains
 from canonkit.data.qm9 import LONGEST
 
 SPEED = {"network", "batch", "what", "reference_s", "ours_s", "ratio", "reference_mb", "ours_mb"}
@@ -92,3 +95,28 @@ def test_bad_requests_are_refused():
         bench_qm9(networks=("GMD",))
     with pytest.raises(ValueError, match="'UNet'"):
         bench_systems(systems=("UNet",))
+
+
+@pytest.mark.slow
+def test_bench_of_scaling_has_rows_by_atoms_and_its_memory_grows_with_pairs():
+    rows = bench_scaling(1, systems=("CanonFlow", "EDM, plain"), atoms=(9, 60), batch=4, progress=False)
+    assert [(r["system"], r["atoms"], r["what"], r["batch"]) for r in rows] == [
+        (s, n, what, 4) for n in (9, 60) for s in ("CanonFlow", "EDM, plain") for what in ("evaluation", "train_step")
+    ]
+    step = {(r["system"], r["atoms"]): r["mb"] for r in rows if r["what"] == "train_step"}
+    assert step["EDM, plain", 60] > 4 * step["CanonFlow", 60]
+    assert "EDM, plain" in describe_scaling(rows)
+
+
+def test_bench_of_scaling_refuses_unknown_systems():
+    with pytest.raises(ValueError, match="no system is called 'GMD': did you mean 'GDM'"):
+        bench_scaling(1, systems=("GMD",))
+    with pytest.raises(ValueError, match="repeat 0 is below 1"):
+        bench_scaling(0)
+
+
+def test_made_up_molecules_are_chains_that_every_system_takes():
+    x = chains(3, 20)
+    assert x.bonds.sum((1, 2)).tolist() == [38] * 3
+    assert x.check() is x
+    assert x.centroid().abs().max() < 1e-5

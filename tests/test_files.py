@@ -207,6 +207,11 @@ def test_gzip_is_unpacked_to_what_mnist_has_and_no_further():
         _gunzip(gzip.compress(b"some text")[:-9], "a")
 
 
+def test_a_seed_of_more_than_64_bits_is_refused():
+    with pytest.raises(ValueError, match="seed = 1180591620717411303424 has more than 64 bits"):
+        ck.load("UNet").sample(1, 2, seed=2**70)
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 
 

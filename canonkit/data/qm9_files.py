@@ -90,7 +90,10 @@ def parse_sdf(path: Path, kept: set[int], progress: bool) -> dict[str, Tensor]:
         for k, mol in enumerate(tqdm(records, desc=path.name, unit="mol", disable=not progress)):
             if mol is None or not mol.GetNumConformers():
                 raise ValueError(f"{path}: record {k + 1:,} is truncated or damaged: get the file anew")
-            title = mol.GetProp("_Name").removeprefix("gdb_") or str(k + 1)
+            try:
+                title = mol.GetProp("_Name").removeprefix("gdb_") or str(k + 1)
+            except UnicodeDecodeError:
+                title = "?"
             if not title.isdecimal():
                 raise ValueError(
                     f"{path}: record {k + 1:,} is titled {title!r}, not gdb_1, gdb_2, ...: give gdb9.sdf, or read "

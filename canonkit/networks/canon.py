@@ -36,11 +36,25 @@ def order_features(mask: Tensor | None, like: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(like)
 
 
-def _gaussians(x: Tensor) -> Tensor:
-    """phi of the distances between points x (B, N, 3), (B, N, N, 24)."""
-    d = (squared_distances(x) + 1e-12).sqrt()
-    centres = torch.linspace(0, FARTHEST, DISTANCES, dtype=x.dtype, device=x.device)
-    return torch.exp((-0.5 * ((d[..., None] - centres) / centres[1]).square()).clamp(min=-80))
+def _gaussians(*points: Tensor) -> Tensor:
+    """phi of the distances between points (B, N, 3), of each set of points 24, (B, N, N, 24 sets)."""
+    centres = torch.linspace(0, FARTHEST, DISTANCES, dtype=points[0].dtype, device=points[0].device)
+    # The exponent is [d^2, d, ..., 1] times this, one product of matrices for all sets.
+    one = torch.stack([-torch.ones_like(centres), 2 * centres], 0) / (2 * centres[1] ** 2)  # (2, 24)
+    last = -centres.square().repeat(len(points)) / (2 * centres[1] ** 2)
+    c = torch.cat([torch.block_diag(*[one] * len(points)), last[None]])
+    columns = []
+    for x in points:
+        squared = squared_distances(x)
+        columns += [squared, (squared + 1e-12).sqrt()]
+    exponent = torch.stack([*columns, torch.ones_like(columns[0])], dim=-1) @ c
+    # exp of less than -80 is nearly zero, and ten times as slow
+    return exponent.clamp(min=-80).exp()
+
+
+def _linear(x: Tensor, weight: Tensor, add: Tensor) -> Tensor:
+    """x W^T + add for pairs x (B, N, N, C), in one pass."""
+    return torch.addmm(add.flatten(0, 2), x.flatten(0, 2), weight.mT).view_as(add)
 
 
 class CanonBlock(Block):
@@ -48,7 +62,10 @@ class CanonBlock(Block):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, p: Tensor) -> Tensor:
         """(B, N, W + H C)."""
-        scores = q @ k.mT * q.shape[-1] ** -0.5 + self.bias(p).permute(0, 3, 1, 2)
+        B, H, N, D = q.shape
+        # One row of memory per head: what is added to the scores must lie as they do.
+        bias = (self.bias.weight.expand(B, -1, -1) @ p.flatten(1, 2).mT).view(B * H, N, N)
+        scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=D**-0.5).view(B, H, N, N)
         if keys is not None:
             scores = scores.masked_fill(~keys, -torch.inf)
         a = scores.softmax(-1).to(v.dtype)  # (B, H, N, N)
@@ -115,21 +132,32 @@ class Canon(nn.Module):
     def sampling_bytes(self, atoms: int) -> int:
         """An upper estimate of the memory that one molecule needs in an evaluation."""
         channels, heads = self.pairs.out_features, self.heads
-        return 4 * (atoms**2 * (DISTANCES + 5 * channels + 4 * heads) + 16 * atoms * self.width)
+        return 4 * (atoms**2 * (2 * DISTANCES + 7 * channels + 4 * heads) + 16 * atoms * self.width)
 
     def _pairs(self, z: Tensor, e: Tensor, bonds: Tensor | None) -> Tensor:
         """p_ij (B, N, N, C)."""
         v = self.vectors(z[..., :3])  # linear: of x_i - x_j the difference of two
-        seen = 0 if self.distances is None else self.distances(_gaussians(z[..., :3]))
-        hidden = seen + v[:, :, None] - v[:, None] + self.pair_time(e)[:, None, None]
-        if self.guess and self.distances is not None:
-            hidden = hidden + self.guessed(_gaussians(z[..., self.guess : self.guess + 3]))
-        return self.pairs(silu(hidden if bonds is None else hidden + self.bond_input(bonds)))
+        rows = v + self.pair_time(e)[:, None]
+        if self.distances is not None:
+            rows = rows + self.distances.bias
+        hidden = rows[:, :, None] - v[:, None]
+        if self.distances is not None:
+            seen, weights = [z[..., :3]], [self.distances.weight]
+            if self.guess:
+                seen.append(z[..., self.guess : self.guess + 3])
+                weights.append(self.guessed.weight)
+            with torch.autocast(z.device.type, enabled=False):
+                phi = _gaussians(*seen)
+            hidden = _linear(phi, torch.cat(weights, 1), hidden)
+        if bonds is not None:
+            hidden = hidden + self.bond_input(bonds)
+        return self.pairs(silu(hidden))
 
     def _bonds(self, h: Tensor, p: Tensor) -> Tensor:
         """Logits of the order of every bond, symmetric, (B, N, N, orders)."""
         ends = self.bond_ends(h)
-        logits = self.bond_logits(silu(self.bond_pairs(p) + ends[:, :, None] + ends[:, None]))
+        both = (ends + self.bond_pairs.bias)[:, :, None] + ends[:, None]
+        logits = self.bond_logits(silu(_linear(p, self.bond_pairs.weight, both)))
         return 0.5 * (logits + logits.transpose(1, 2))
 
     def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None, bonds: Tensor | None = None):
