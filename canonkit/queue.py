@@ -168,8 +168,8 @@ class Runs:
     """The runs of a folder: prints as a table, shows itself in a notebook, draws its `curves()`.
 
     Args:
-        rows: one dict per run: run, recipe, scale, state ('training', 'done', 'stopped', 'damaged'), progress (0 to 1), step,
-            minutes, eta_minutes, loss (last validation), atom_stable (last samples); None where it is not known.
+        rows: one dict per run: run, recipe, scale, state ('training', 'done', 'stopped', 'damaged'), progress (0 to 1),
+            step, minutes, eta_minutes, loss (last validation), atom_stable (last samples); None where it is not known.
         logs: entries of each run's log.
     """
 

@@ -17,7 +17,9 @@ import canonkit as ck
 from canonkit.data.qm9 import FORM, LONGEST
 from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.recipes.recipe import Recipe
-from canonkit.training import Prepared, Settings, State, one_step, read_card, read_log, train, validate
+from canonkit.training import Prepared, Settings, State, checkpoint, one_step, read_card, read_log, train, validate
+from canonkit.training.checkpoint import read_checkpoint, write_checkpoint
+from canonkit.training.loop import Streams
 from canonkit.training.step import clip
 
 SMALL = Settings(
@@ -200,7 +202,11 @@ def test_clipping_follows_the_last_fifty_norms():
 
 
 def test_the_same_seed_gives_all_rows_of_gdm_the_same_initial_network():
-    states = [recipe(n).build(torch.ones(30)).network.state_dict() for n, s in SYSTEMS.items() if s.network == "GNN"]
+    states = [
+        recipe(n).build(torch.ones(30)).network.state_dict()
+        for n, s in SYSTEMS.items()
+        if s.network == "GNN" and s.data == "QM9"
+    ]
     assert all(torch.equal(s[k], states[0][k]) for s in states for k in s)
 
 
@@ -327,6 +333,128 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(qm9, tmp_path):
         model.network.out.bias.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="step 5"):
         small_train(qm9, tmp_path, model=model)
+
+
+def test_weights_that_are_not_finite_are_never_saved(qm9, tmp_path):
+    quiet = replace(SMALL, log_every=0, validate_every=0, sample_every=0)
+    small_train(qm9, tmp_path, steps=3, settings=quiet)
+    good, model = (tmp_path / "checkpoint.safetensors").read_bytes(), small_model(qm9)
+    state = State(model, quiet)
+    state.restore(tmp_path)
+    with torch.no_grad():
+        model.network.out.bias.fill_(torch.inf)
+    with pytest.raises(FloatingPointError, match=r"network\.out\.bias is not finite at step 3.*from before"):
+        state.save(tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == good
+    huge = replace(quiet, lr=10.0, clip=1e9)
+    bad = small_model(qm9)
+    with torch.no_grad():
+        bad.network.out.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite at step 2"):
+        small_train(qm9, tmp_path / "new", steps=2, model=bad, settings=huge)
+    assert not list((tmp_path / "new").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"ema": float("nan")}, {"lr": -1.0}, {"log_every": 2.5}, {"batch_size": 0}, {"seed": 2**40}], ids=str
+)
+def test_settings_have_bounds(change):
+    with pytest.raises(ValueError, match=f"settings: {next(iter(change))} = "):
+        Settings(**change)
+
+
+def flipped(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 16
+    path.write_bytes(content)
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path):
+    tensors = {"model/a": torch.arange(6.0).reshape(2, 3), "ema/a": torch.ones(3, dtype=torch.bfloat16)}
+    tensors |= {"clip": torch.zeros(4), "count": torch.tensor(3)}
+    for write in (write_checkpoint, _write_with_torch):
+        write(tmp_path, tensors, {"step": 3, "seconds": 1.5})
+        (path,) = tmp_path.glob("checkpoint.*")
+        for at in range(path.stat().st_size):
+            flipped(path, at)
+            for prefix in ("", "ema/"):
+                try:
+                    found = read_checkpoint(tmp_path, prefix)
+                except ValueError as error:
+                    assert "checkpoint" in str(error)  # noqa: PT017 (most flips are noticed, some change nothing)
+                    continue
+                assert found[1] == {"step": 3, "seconds": 1.5}
+                assert found[0].keys() == {k for k in tensors if k.startswith(prefix)}
+                assert all(torch.equal(v, tensors[k]) for k, v in found[0].items())
+            flipped(path, at)
+        path.unlink()
+
+
+def _write_with_torch(folder, tensors, counters):
+    checkpoint._write(folder / "checkpoint.pt", tensors, counters)
+
+
+def test_where_both_checkpoints_are_damaged_training_stops_and_touches_nothing(qm9, tmp_path):
+    for steps in (5, 10):
+        small_train(qm9, tmp_path, steps=steps, resume=True)
+    paths = [tmp_path / f"{name}.safetensors" for name in ("checkpoint", "previous")]
+    for path in paths:
+        flipped(path, -100)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors.*previous\.safetensors.*to begin anew, move"):
+        small_train(qm9, tmp_path, steps=15, resume=True)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    flipped(paths[1], -100)
+    small_train(qm9, tmp_path, steps=15, resume=True)
+    small_train(qm9, tmp_path / "whole", steps=15)
+    assert same(tmp_path, tmp_path / "whole")
+    assert (tmp_path / "damaged-checkpoint.safetensors").exists()
+
+
+def test_a_run_file_that_says_something_else_than_was_written_is_named(qm9, tmp_path):
+    small_train(qm9, tmp_path, steps=2)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace('"weight_decay": 1e-12', '"weight_decay": 1e-11'))
+    with pytest.raises(ValueError, match=r"run\.json does not say what was written"):
+        small_train(qm9, tmp_path, steps=3, resume=True)
+
+
+def test_the_log_of_a_run_that_was_killed_is_that_of_one_that_was_not(qm9, tmp_path, monkeypatch):
+    """It dies in the midst of what a line of the log is the mean of."""
+    small_train(qm9, tmp_path / "whole")
+
+    def die(self):
+        if self.state.step == 18:
+            raise MemoryError
+        return step(self)
+
+    step = Streams.__call__
+    monkeypatch.setattr(Streams, "__call__", die)
+    with pytest.raises(MemoryError):
+        small_train(qm9, tmp_path / "killed", checkpoint_seconds=0.0)
+    monkeypatch.undo()
+    assert read_checkpoint(tmp_path / "killed")[1]["step"] == 18
+    small_train(qm9, tmp_path / "killed", resume=True)
+    whole, killed = ([e | {"seconds": 0} for e in read_log(tmp_path / k)] for k in ("whole", "killed"))
+    assert whole == killed
+    assert same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_signal_cuts_measuring_short_and_what_was_cut_is_measured_when_the_run_goes_on(qm9, tmp_path):
+    small_train(qm9, tmp_path / "whole")
+    calls = []
+
+    def measure(samples):
+        calls.append(signal.raise_signal(signal.SIGTERM))
+        raise AssertionError("the signal was not heard")
+
+    prepared = Prepared(small_model(qm9), qm9.part("train")[:200], qm9.part("valid")[:32], SMALL, measure=measure)
+    train(prepared, tmp_path / "cut", steps=20, progress=False, device="cpu")
+    assert len(calls) == 1
+    assert [e["kind"] for e in read_log(tmp_path / "cut")].count("sample") == 0
+    small_train(qm9, tmp_path / "cut", resume=True)
+    whole, cut = ([e | {"seconds": 0} for e in read_log(tmp_path / k)] for k in ("whole", "cut"))
+    assert whole == cut
 
 
 def test_rates_rise_stay_and_fall():

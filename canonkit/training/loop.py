@@ -113,13 +113,13 @@ class _Stop:
             self.measuring = False
             raise KeyboardInterrupt
 
-    def measured(self, measure: Callable[[], Any]) -> Any:
+    def measured(self, measure: Callable, *arguments: Any) -> Any:
         """What `measure` returns, None where a signal cut it short."""
         if self.asked:
             return None
         try:
             self.measuring = True
-            found = measure()
+            found = measure(*arguments)
             self.measuring = False
         except KeyboardInterrupt:
             if not self.asked:
@@ -238,13 +238,15 @@ def train(
                 kind, made = state.owed[0], None
                 if kind == "valid":
                     bar.set_description_str("measuring the loss")
-                    values = stop.measured(lambda: validate(state.ema, prepared.valid[:1024]))
+                    values = stop.measured(validate, state.ema, prepared.valid[:1024])
                 else:
                     bar.set_description_str(f"measuring {settings.samples} samples")
                     made = stop.measured(lambda: state.ema.sample(settings.samples, settings.sample_steps, seed=0))
                     values = None
                     if made is not None and prepared.measure is not None:
-                        values = prepared.measure(made) | {"samples": settings.samples, "steps": settings.sample_steps}
+                        values = stop.measured(prepared.measure, made)
+                        how = {"samples": settings.samples, "steps": settings.sample_steps}
+                        values = None if values is None else values | how
                 if values is None:
                     return
                 state.owed = state.owed[1:]
