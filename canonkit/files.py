@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    _sweep(path)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode & 0o777
@@ -41,6 +43,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed processes left of `path` under its temporary names."""
+    for old in path.parent.glob(f".{escape(path.stem)}.*{escape(path.suffix)}"):
+        number = old.name[len(path.stem) + 2 : len(old.name) - len(path.suffix)]
+        if number.isdecimal() and not _runs(int(number)):
+            old.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks only whether it is there
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _not_written(error: Exception) -> str | None:
