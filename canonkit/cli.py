@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import shutil
 import signal
 import sys
 import warnings
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,11 +33,10 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout, 
 def main() -> None:
     """Entry point: expected errors become one line on stderr and exit status 1, warnings one line each."""
     warnings.formatwarning = lambda message, *args, **options: f"canonkit: {message}\n"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both are told in one line
     try:
         code = app(standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):
-        print("canonkit: stopped", file=sys.stderr)
+    except typer.Abort:
+        print("canonkit: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"canonkit: {_line(error)}", file=sys.stderr)
@@ -151,8 +150,11 @@ def train(
 ) -> None:
     """Train a system, or all runs of a queue.
 
-    You can interrupt it at any time. --resume continues a run exactly; a queue continues by itself.
+    You can interrupt it at any time: it writes a checkpoint and exits with status 130. --resume continues a run
+    exactly; a queue continues by itself.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until training begins
+
     import torch
 
     from canonkit.queue import run_queue, stop_when_stdin_closes
@@ -197,7 +199,11 @@ def train(
     last = {kind: e for kind in ("train", "valid", "sample") for e in run.log if e["kind"] == kind}
     _print({"step": run.step, "seconds": run.seconds, "last": last}, run, as_json)
     if not is_finished({"step": run.step, "seconds": run.seconds}, steps, minutes):
-        print(f"canonkit: stopped at step {run.step:,}: the same command with --resume goes on", file=sys.stderr)
+        again = [word for word in sys.argv[1:] if word not in ("--resume", "--until-stdin-closes")]
+        print(
+            f"canonkit: interrupted at step {run.step:,}, continue: canonkit {shlex.join(again)} --resume",
+            file=sys.stderr,
+        )
         raise typer.Exit(130)
 
 
@@ -558,9 +564,9 @@ def _known_data(name: str) -> None:
 
 
 def _setting(text: str) -> tuple[str, object]:
-    """A setting 'name=value' with the value's type; inf is a number."""
+    """A training setting 'name=value' with the value's type."""
     name, _, value = text.partition("=")
-    for kind in (json.loads, float):
-        with suppress(ValueError):
-            return name, kind(value)
-    return name, value
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -146,6 +146,7 @@ if TypeAdapter is not None:
         started: NotRequired[Name]
         budget: NotRequired[Budget]
         init: NotRequired[Init]
+        content_sha256: NotRequired[Hash]
 
     @open_
     class Evaluation(TypedDict, total=False):
@@ -181,6 +182,7 @@ if TypeAdapter is not None:
         difference_low: float
         difference_high: float
         at: dict[Annotated[str, Field(pattern="^[0-9]+$")], dict[Name, float | None]]
+        content_sha256: Hash
 
     @exact
     class WeightsCard(RunCard):
@@ -202,6 +204,7 @@ if TypeAdapter is not None:
         step_s: Seconds
         evaluation_s: Seconds
         hardware: Name
+        content_sha256: NotRequired[Hash]
 
     # -- log lines ----------------------------------------------------------------------------------------------------
 
@@ -315,18 +318,24 @@ def checked(kind: str, content: Any, where: object, remedy: str = "") -> Any:
     raise ValueError(f"{text}: {remedy}" if remedy else text)
 
 
-def sealed(content: dict) -> dict:
-    """`content` and, as its `sha256`, a hash of it."""
-    return content | {"sha256": _hash(content)}
-
-
-def unsealed(content: Any) -> tuple[Any, bool]:
-    """What `sealed` was given, and whether it is still that; content without a hash, of earlier versions, is."""
-    if not isinstance(content, dict) or "sha256" not in content:
-        return content, True
-    rest = {k: v for k, v in content.items() if k != "sha256"}
-    return rest, content["sha256"] == _hash(rest)
-
-
-def _hash(content: dict) -> str:
+def _hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """`content`, which becomes JSON, with a hash of all that it says as its last field, content_sha256."""
+    content = {k: v for k, v in json.loads(json.dumps(content)).items() if k != "content_sha256"}
+    return content | {"content_sha256": _hash(content)}
+
+
+def unsealed(content: dict[str, Any], where: object, remedy: str = "") -> dict[str, Any]:
+    """`content` without its hash; a file of an earlier version has none.
+
+    Raises:
+        ValueError: naming the file, where it says something else than was written.
+    """
+    content = dict(content)
+    if content.pop("content_sha256", None) not in (None, found := _hash(content)):
+        said = f"{where} does not say what was written: its content_sha256 should be {found[:12]}..."
+        raise ValueError(f"{said}: {remedy}" if remedy else said)
+    return content

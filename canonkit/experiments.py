@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from canonkit.described import checked, parsed
+from canonkit.described import checked, parsed, sealed, unsealed
 from canonkit.files import replacing
 from canonkit.names import choose
 from canonkit.recipes.run import Run
-from canonkit.results import evaluate_run
+from canonkit.results import evaluate_run, read_rows, save_evaluation
 from canonkit.tables import Table
 from canonkit.trainer import train_recipe
 
@@ -100,8 +100,7 @@ def stored(of: Experiment, folder: str | Path | None = None) -> list[dict[str, A
     found: dict[tuple, dict[str, Any]] = {}
     for path in [Path(__file__).parent / "pretrained" / of.file, *([Path(folder) / of.file] if folder else [])]:
         if path.exists():
-            for k, row in enumerate(parsed(path.read_text(), path)):
-                checked("Evaluation", row, f"{path}, row {k}")
+            for row in read_rows(path):
                 found[row["recipe"], row["seed"]] = row
     order = {name: k for k, name in enumerate(of.recipes)}
     return sorted((r for r in found.values() if r["recipe"] in order), key=lambda r: (order[r["recipe"]], r["seed"]))
@@ -119,9 +118,8 @@ def rebuild(
         out = folder / of.file.removesuffix(".json") / f"{name}-{seed}"
         result = out / "result.json"
         if not result.exists():
-            with replacing(result) as temporary:
-                temporary.write_text(json.dumps(_measured(of, _trained(of, name, seed, out, None, progress), progress)))
-        made.append(parsed(result.read_text(), result))
+            save_evaluation(result, _measured(of, _trained(of, name, seed, out, None, progress), progress))
+        made.append(unsealed(checked("Evaluation", parsed(result.read_text(), result), result), result))
         _store(folder / of.file, made[-1])
     return made
 
@@ -248,7 +246,8 @@ def _measured(of: Experiment, run: Run, progress: bool) -> dict[str, Any]:
 
 
 def _store(path: Path, row: dict[str, Any]) -> None:
-    rows = parsed(path.read_text(), path) if path.exists() else []
+    rows = read_rows(path) if path.exists() else []
     rows = [r for r in rows if (r["recipe"], r["seed"]) != (row["recipe"], row["seed"])] + [row]
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(sorted(rows, key=lambda r: (r["recipe"], r["seed"])), indent=1) + "\n")
+        rows = [sealed(r) for r in sorted(rows, key=lambda r: (r["recipe"], r["seed"]))]
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")

@@ -1,13 +1,12 @@
 """Files that are there whole or not at all, and the cache folder."""
 
-import glob
 import hashlib
 import math
 import os
-import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -47,21 +46,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Removes the temporary files of `path` that killed processes left, once they are a minute old."""
-    for old in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
-        pid = old.name.removeprefix(f".{path.stem}.").removesuffix(path.suffix)
-        with suppress(OSError):
-            if pid.isdigit() and not _alive(int(pid)) and time.time() - old.stat().st_mtime > 60:
-                old.unlink()
+    """Removes what killed processes left of `path` under its temporary names."""
+    for old in path.parent.glob(f".{escape(path.stem)}.*{escape(path.suffix)}"):
+        number = old.name[len(path.stem) + 2 : len(old.name) - len(path.suffix)]
+        if number.isdecimal() and not _runs(int(number)):
+            old.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
+def _runs(process: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        os.kill(process, 0)  # asks only whether it is there
+    except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
-        pass
+    except OSError:  # another user's
+        return True
     return True
 
 

@@ -116,8 +116,8 @@ def run_queue(path: str | Path, *, progress: bool = True) -> list[Job]:
         try:
             if job.finished():
                 return
-        except ValueError as error:
-            failures.append(str(error))
+        except ValueError as error:  # its checkpoints are damaged
+            failures.append(f"{job.folder}: {error}")
             return
         by, total = ("step", job.steps) if job.steps else ("seconds", 60 * (job.minutes or 0))
         with tempfile.TemporaryFile("w+") as errors, tqdm(total=total, unit=by, disable=not progress) as bar:
@@ -168,8 +168,8 @@ class Runs:
     """The runs of a folder: prints as a table, shows itself in a notebook, draws its `curves()`.
 
     Args:
-        rows: one dict per run: run, recipe, scale, state ('training', 'done', 'stopped'), progress (0 to 1), step,
-            minutes, eta_minutes, loss (last validation), atom_stable (last samples); None where it is not known.
+        rows: one dict per run: run, recipe, scale, state ('training', 'done', 'stopped', 'damaged'), progress (0 to 1),
+            step, minutes, eta_minutes, loss (last validation), atom_stable (last samples); None where it is not known.
         logs: entries of each run's log.
     """
 
@@ -199,6 +199,10 @@ class Runs:
         return training_curves(self.logs)
 
 
+def _state(folder: Path, share: float) -> str:
+    return "done" if share == 1 else "training" if is_training(folder) else "stopped"
+
+
 def runs(folder: str | Path = "runs") -> Runs:
     """How far each run in `folder` has come.
 
@@ -209,7 +213,10 @@ def runs(folder: str | Path = "runs") -> Runs:
     for path in sorted(Path(folder).glob("*/run.json")):
         name, card = path.parent.name, read_card(path)
         log = logs[name] = read_log(path.parent)
-        counters = read_counters(path.parent)
+        try:
+            counters, damaged = read_counters(path.parent), False
+        except ValueError:
+            counters, damaged = {"step": 0, "seconds": 0.0}, True
         last = {entry["kind"]: entry for entry in log}
         step, seconds = (max([counters[k], *(e[k] for e in log[-1:])]) for k in ("step", "seconds"))
         budget = card.get("budget", {})
@@ -220,7 +227,7 @@ def runs(folder: str | Path = "runs") -> Runs:
                 "run": name,
                 "recipe": card["recipe"]["name"],
                 "scale": card["recipe"]["scale"],
-                "state": "done" if share == 1 else "training" if is_training(path.parent) else "stopped",
+                "state": "damaged" if damaged else _state(path.parent, share),
                 "progress": share,
                 "step": step,
                 "minutes": seconds / 60,

@@ -9,7 +9,6 @@ NAME.json           the card: recipe and settings, data and its hash, steps, mol
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -19,14 +18,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from canonkit.described import sealed
 from canonkit.files import in_short, replacing, sha256, weights_folder
 from canonkit.names import choose
 from canonkit.published import load_published
 from canonkit.recipes.recipe import Recipe
 from canonkit.recipes.run import Run
 from canonkit.tables import Table
-from canonkit.training import read_card
+from canonkit.training import read_card, write_card
 
 FOLDER = Path(__file__).parent / "pretrained"
 FORMAT = 1  # of cards and weights
@@ -157,7 +155,6 @@ def release(
     card |= {"init": run.card["init"]} if "init" in run.card else {}
     card |= {"step": run.step, "seconds": round(run.seconds, 1), "released": time.strftime("%Y-%m-%d")}
     card |= {"evaluation": evaluation, "weights_sha256": sha256(new)}
-    with replacing(path.with_name(f"{name}.card.json")) as temporary:
-        temporary.write_text(json.dumps(sealed(card), indent=1) + "\n")
+    write_card(path.with_name(f"{name}.card.json"), card)
     os.replace(new, path)
     return path

@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from canonkit.data.base import Dataset
-from canonkit.described import checked, parsed
+from canonkit.described import checked, parsed, sealed, unsealed
 from canonkit.files import replacing
 from canonkit.metrics import (
     Evaluation,
@@ -170,9 +170,22 @@ def evaluate_denoising(
 
 
 def save_evaluation(path: str | Path, evaluation: dict) -> None:
-    """Writes one evaluation as JSON, whole or not at all."""
+    """Writes one evaluation as JSON with a hash of what it says, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(evaluation, indent=1) + "\n")
+        temporary.write_text(json.dumps(sealed(evaluation), indent=1) + "\n")
+
+
+def read_rows(path: Path, kind: str = "Evaluation", remedy: str = "") -> list[dict[str, Any]]:
+    """The rows of a file of measured results, each compared with its description and its hash.
+
+    Raises:
+        ValueError: naming file, row and field.
+    """
+    rows = parsed(path.read_text(encoding="utf-8", errors="replace"), path, remedy)
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} is no list of rows: {remedy}" if remedy else f"{path} is no list of rows")
+    where = [f"{path}, entry {k + 1}" for k in range(len(rows))]
+    return [unsealed(checked(kind, row, w, remedy), w, remedy) for row, w in zip(rows, where, strict=True)]
 
 
 def measured_laptop() -> list[dict[str, Any]]:
@@ -197,8 +210,7 @@ def measured_ablation() -> list[dict[str, Any]]:
 
 def _shipped(name: str) -> list[dict[str, Any]]:
     path, kind = Path(__file__).parent / "pretrained" / f"{name}.json", "Cost" if "costs" in name else "Evaluation"
-    rows = parsed(path.read_text(encoding="utf-8", errors="replace"), path, "install canonkit again")
-    return [checked(kind, row, f"{path}, entry {k + 1}", "install canonkit again") for k, row in enumerate(rows)]
+    return read_rows(path, kind, "install canonkit again")
 
 
 def table1(evaluations: Iterable[dict[str, Any]] = (), costs: Iterable[dict[str, Any]] = ()) -> Table:

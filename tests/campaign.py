@@ -201,11 +201,11 @@ READERS = {
         lambda f: pack(OwnMolecules(without_hydrogens(molecules(count=20)), heavy=True), f / "a.packed.npz"),
         lambda f: [vars(unpack(f / "a.packed.npz").part(part)) for part in ("train", "valid")],
     ),
-    "card": Reader("small.card.json", released, lambda f: run_digest(load_from(f, "small"))),
+    "card": Reader("small.card.json", released, lambda f: run_digest(load_from(f, "small")), True),
     "weights": Reader("small.safetensors", released, lambda f: run_digest(load_from(f, "small")), True),
-    "run.json": Reader("run.json", small_run, lambda f: run_digest(load_run(f))),
+    "run.json": Reader("run.json", small_run, lambda f: run_digest(load_run(f)), True),
     "log": Reader("log.jsonl", small_run, read_log),
-    "checkpoint": Reader("checkpoint.safetensors", small_run, lambda f: run_digest(load_run(f))),
+    "checkpoint": Reader("checkpoint.safetensors", small_run, lambda f: run_digest(load_run(f)), True),
     "queue": Reader(
         "queue.toml", lambda f: (f / "queue.toml").write_text(QUEUE), lambda f: read_queue(f / "queue.toml")
     ),

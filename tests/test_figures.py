@@ -127,6 +127,25 @@ def test_monitor_is_shown_the_same_noises_at_every_measure(screen, sample, tmp_p
     assert seen[0][1].mask.equal(seen[1][1].mask)
     assert not seen[0][1].positions.equal(seen[1][1].positions)
     assert [len(contents) for contents in screen][-1] == 2
+    far = seen[0][1].with_(positions=1e4 * seen[0][1].positions + torch.tensor([torch.nan, 0.0, 0.0]))
+    monitor = Monitor()
+    monitor.see(1, far)
+    assert pixels(screen[-1][0]).std() > 5  # samples of a model that has learned nothing are seen all the same
+
+
+def test_curves_of_many_models_differ_in_more_than_colour(sample):
+    results = {f"model {k}": {5: stability(sample[k : k + 20]), 10: stability(sample[:20])} for k in range(8)}
+    lines = figures.stability_steps(results).axes[0].lines
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 8
+    assert len({line.get_marker() for line in lines}) == 8
+
+
+def test_few_planar_molecules_are_marks_and_no_histogram(sample):
+    flat = sample[:5].with_(positions=sample[:5].positions * torch.tensor([1.0, 1.0, 0.0]))
+    many = sample[:30].with_(positions=sample[:30].positions * torch.tensor([1.0, 1.0, 0.0]))
+    panel = figures.pose_profile({"few": flat, "many": many}).axes[0]
+    assert [line.get_xdata().size for line in panel.lines] == [5]
+    assert len(panel.patches) == 1
 
 
 def test_curves_have_a_panel_for_what_is_logged_and_no_other():

@@ -62,6 +62,16 @@ def test_a_cache_on_a_full_disk_stays_as_it_was(tmp_path, full_disk):
     assert (found[0]["x"].tolist(), found[1]["source"]) == ([0, 1, 2, 3, 4], "here")
 
 
+def test_what_a_killed_process_left_is_swept_away(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    old, alive, other = (tmp_path / name for name in (f".a.{dead.pid}.xyz", f".a.{os.getppid()}.xyz", ".a.note.xyz"))
+    for path in (old, alive, other):
+        path.touch()
+    ck.write(samples("a.xyz", 1), tmp_path / "a.xyz")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([alive.name, other.name, "a.xyz"])
+
+
 def test_what_torch_cannot_write_is_one_line(tmp_path, full_disk):
     with pytest.raises(OSError, match=r"a\.pt cannot be written"), replacing(tmp_path / "a.pt") as temporary:
         torch.save(torch.rand(5000), temporary)

@@ -14,6 +14,8 @@ from canonkit.metrics.poses import PLANAR, pose_values, rank_spread, sliced_wass
 from canonkit.molecules import Molecules
 from canonkit.names import choose
 
+FEW = 20  # molecules that make no histogram
+
 
 def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, planar: float = PLANAR) -> Figure:
     """Four figures of pose: z of planar molecules, direction of the long axis, spread by atom rank, distance of clouds.
@@ -34,7 +36,10 @@ def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, pl
         values, colour = pose_values(molecules.to("cpu"), planar), f"C{k}"
         z = values.rms_z[values.planar].clamp(min=bins[0]).numpy()
         label = f"{name} ({len(z)} planar)"
-        flat.hist(z, bins, weights=np.full(len(z), 1 / max(1, len(z))), histtype="step", color=colour, label=label)
+        if len(z) < FEW:  # a histogram of a few would be noise: each of them is a mark
+            flat.plot(z, np.full(len(z), 0.01 + 0.02 * k), "|", ms=12, color=colour, label=label)
+        else:
+            flat.hist(z, bins, weights=np.full(len(z), 1 / len(z)), histtype="step", color=colour, label=label)
         cosines = values.long_axis.numpy()
         shares = np.full(len(cosines), 1 / len(cosines))
         long.hist(cosines, np.linspace(0, 1, 31), weights=shares, histtype="step", color=colour, label=name)

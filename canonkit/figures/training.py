@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from canonkit.figures.base import blank
 
+SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
+MARKERS = "osD^vPX*"
 SHARES = {"atom_stable": "stable atoms", "molecule_stable": "stable molecules (dashed)"}
 SHARES |= {"valid_by_generated_bonds": "valid molecules", "unique": "unique among them (dashed)"}  # without stability
 
@@ -84,14 +87,16 @@ def velocity_curves(variances: Mapping[str, Tensor], times: Sequence[float]) -> 
     return _curves(curves, 6.4, xlabel="t: 0 noise, 1 data", ylabel="Å² per coordinate", xlim=(0, 1))
 
 
-def stability_steps(results: Mapping[str, Mapping[int, object]]) -> Figure:
+def stability_steps(results: Mapping[str, Mapping[int, Any]]) -> Figure:
     """Atom and molecule stability against network evaluations: {name: {steps: Stability}}."""
     figure = blank(9, 3)
     atoms, molecules = figure.subplots(1, 2, sharex=True)
-    for name, by_steps in results.items():
-        steps = sorted(by_steps)
+    order = sorted(results, key=lambda name: -results[name][max(results[name])].molecule_stable)  # as the curves end
+    for k, name in enumerate(order):
+        steps = sorted(results[name])
+        look = {"color": SAFE[k % len(SAFE)], "marker": MARKERS[k % len(MARKERS)], "ls": "-" if k < len(SAFE) else "--"}
         for ax, key in ((atoms, "atom_stable"), (molecules, "molecule_stable")):
-            ax.plot(steps, [100 * getattr(by_steps[s], key) for s in steps], marker="o", markersize=3, label=name)
+            ax.plot(steps, [100 * getattr(results[name][s], key) for s in steps], **look, ms=4, label=name)
     for ax, title in ((atoms, "stable atoms (%)"), (molecules, "stable molecules (%)")):
         ax.set(xscale="log", xlabel="network evaluations", title=title)
         ax.set_ylim(0, max(1.0, 1.05 * ax.get_ylim()[1]))

@@ -104,8 +104,8 @@ def load_run(folder: str | Path) -> Run:
     """A run from its folder, on the CPU, with averaged weights.
 
     Raises:
-        FileNotFoundError: no run, or no readable checkpoint there.
-        ValueError: run.json or log.jsonl is damaged.
+        FileNotFoundError: no run, or no checkpoint there.
+        ValueError: run.json, log.jsonl or all checkpoints are damaged.
     """
     folder = Path(folder)
     try:

@@ -1,7 +1,7 @@
 """Training: settings, what is prepared, one step, checkpoints, a run's folder, the loop and its two feeders."""
 
 from canonkit.training.checkpoint import load_averaged, read_counters
-from canonkit.training.folder import is_training, locked_folder, read_card, read_log
+from canonkit.training.folder import is_training, locked_folder, read_card, read_log, write_card
 from canonkit.training.loop import is_finished, train
 from canonkit.training.machine import best_device, fast_dtype, hardware, set_precision
 from canonkit.training.prepared import Prepared
@@ -27,4 +27,5 @@ __all__ = [
     "set_precision",
     "train",
     "validate",
+    "write_card",
 ]

@@ -1,8 +1,8 @@
-"""Checkpoints: all tensors of a run by name, and its counters.
+"""Checkpoints: all tensors of a run by name, its counters, and a hash of each group of tensors, to know damage by.
 
-They are safetensors files that know a hash of each tensor and of the counters; what is read is compared with it. Where
-safetensors is not installed, as on a machine with torch and numpy alone, torch writes them (.pt), and reads them
-without unpickling any code.
+They are safetensors files. Where safetensors is not installed, as on a machine with torch and numpy alone, torch writes
+them (.pt), and reads them without unpickling any code. A group is what comes before the first / of a name; its hash
+covers the counters too. Files of earlier versions have no hashes, and are read without.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from canonkit.files import replacing
+from canonkit.files import in_short, replacing
 from canonkit.model import OrbitModel
 
 try:
@@ -25,30 +25,16 @@ try:
     from safetensors.torch import save_file
 except ImportError:
     safe_open, save_file = None, None
-NAMES = ("checkpoint.safetensors", "previous.safetensors", "checkpoint.pt", "averaged.pt")
+NAMES = ("checkpoint.safetensors", "previous.safetensors", "checkpoint.pt", "previous.pt", "averaged.pt")
 
 
 def write_checkpoint(folder: Path, tensors: dict[str, Tensor], counters: dict) -> None:
-    """Writes a checkpoint, whole or not at all, and keeps the one before it as previous.safetensors."""
+    """Writes a checkpoint of tensors on the CPU, whole or not at all, and keeps the one before it as previous.*."""
     path = folder / ("checkpoint.pt" if save_file is None else "checkpoint.safetensors")
-    about = _about(tensors, counters)
     with replacing(path) as temporary:
-        if save_file is None:
-            torch.save({"tensors": tensors, **about}, temporary)
-            return
-        save_file(tensors, temporary, metadata=about)
+        _write(temporary, tensors, counters)
         if path.exists():
-            _keep(path, path.with_name("previous.safetensors"))
-
-
-def _keep(path: Path, other: Path) -> None:
-    """Gives a file another name too, so that there is one under its own at every moment."""
-    with replacing(other) as temporary:
-        temporary.unlink()
-        try:
-            os.link(path, temporary)
-        except OSError:  # a file system without links
-            shutil.copyfile(path, temporary)
+            _keep(path, path.with_stem("previous"))
 
 
 def write_averaged(folder: Path, model: OrbitModel, counters: dict) -> None:
@@ -56,76 +42,99 @@ def write_averaged(folder: Path, model: OrbitModel, counters: dict) -> None:
     halved = {k for k, _ in model.named_parameters()}
     tensors = {f"ema/{k}": (v.half() if k in halved else v).cpu() for k, v in model.state_dict().items()}
     with replacing(folder / "averaged.pt") as temporary:
-        torch.save({"tensors": tensors, **_about(tensors, counters)}, temporary)
+        _write(temporary, tensors, counters)
 
 
-def read_checkpoint(folder: Path, prefix: str = "", averaged: bool = True) -> tuple[dict[str, Tensor], dict] | None:
-    """Tensors whose names begin so and counters of the newest checkpoint that is whole, None where there is none.
+def _write(path: Path, tensors: dict[str, Tensor], counters: dict) -> None:
+    hashes = _hashes(tensors, counters)
+    if path.suffix == ".pt" or save_file is None:
+        torch.save({"tensors": tensors, "counters": counters, "hashes": hashes}, path)
+    else:
+        save_file(tensors, path, metadata={"counters": json.dumps(counters), "hashes": json.dumps(hashes)})
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Gives a file a second name, so that whoever reads it meanwhile finds one under each."""
+    temporary = previous.with_name(f".{previous.stem}.{os.getpid()}{previous.suffix}")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(path, temporary)
+        os.replace(temporary, previous)
+    except OSError:  # a file system without second names
+        temporary.unlink(missing_ok=True)
+        os.replace(path, previous)
+
+
+def _hashes(tensors: dict[str, Tensor], counters: dict) -> dict[str, str]:
+    """The SHA-256 of each group of tensors, of their names, types, shapes and bytes, and of the counters."""
+    groups: dict[str, Any] = {"": hashlib.sha256()}  # the counters alone have one, too
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        group = groups.setdefault(name.split("/")[0], hashlib.sha256())
+        group.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        group.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    said = json.dumps(counters, sort_keys=True).encode()
+    for group in groups.values():
+        group.update(said)
+    return {name: group.hexdigest() for name, group in groups.items()}
+
+
+def read_checkpoint(
+    folder: Path, prefix: str = "", averaged: bool = True, aside: bool = False
+) -> tuple[dict[str, Tensor], dict] | None:
+    """Tensors of a group and counters of the newest checkpoint that is whole, None where there is none.
+
+    Args:
+        folder: the run's.
+        prefix: a group and /, "ema/"; all tensors by default, and no tensor for what is no group.
+        averaged: whether averaged weights alone will do.
+        aside: rename damaged files, so that the next checkpoint does not take the place of the one that is whole.
 
     Raises:
-        ValueError: there are checkpoints, and all are damaged.
+        ValueError: there are checkpoints, and none that can be read: names them.
     """
-    damaged = []
+    damaged: dict[Path, str] = {}
     for name in NAMES if averaged else NAMES[:-1]:
         path = folder / name
-        if not path.exists() or (safe_open is None and path.suffix != ".pt"):
-            continue
-        try:
-            found = _read(path, prefix)
-        except Exception as error:  # a damaged file has many ways to fail
-            damaged.append(f"{path} ({_said(error)})")
-            continue
-        if damaged:
-            print(f"damaged: {', '.join(damaged)}; {path} is taken instead", file=sys.stderr)
-        return found
+        with suppress(FileNotFoundError):  # a checkpoint may be replaced at this moment; the one before it is there
+            try:
+                found = _read(path, prefix)
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # torch, pickle, zipfile, safetensors and the system have their own
+                damaged[path] = in_short(error)
+                continue
+            for other, said in damaged.items():
+                print(f"{other} is damaged ({said}): going on from {path}")
+                if aside:
+                    os.replace(other, other.with_stem(f"damaged-{other.stem}"))
+            return found
     if damaged:
-        raise ValueError(
-            f"no checkpoint can be read: {', '.join(damaged)}. Restore one; or delete them, to begin anew in {folder}"
-        )
+        said = ", ".join(f"{path} ({said})" for path, said in damaged.items())
+        raise ValueError(f"damaged: {said}: restore one, or, to begin anew, move {folder} away")
     return None
 
 
-def _said(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) else str(error)
-    return (text or type(error).__name__).splitlines()[0]
-
-
-def _about(tensors: dict[str, Tensor], counters: dict) -> dict[str, str]:
-    """What a checkpoint says of itself: counters, a hash of each tensor, and one of these two."""
-    about = {"counters": json.dumps(counters), "digests": json.dumps({k: _digest(v) for k, v in tensors.items()})}
-    return about | {"seal": _seal(about)}
-
-
-def _digest(tensor: Tensor) -> str:
-    """SHA-256 of a tensor with its type and shape."""
-    digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest.update(memoryview(raw.numpy()))  # pyright: ignore[reportArgumentType]
-    return digest.hexdigest()
-
-
-def _seal(about: dict[str, str]) -> str:
-    return hashlib.sha256((about["counters"] + about["digests"]).encode()).hexdigest()
-
-
 def _read(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict]:
-    if path.suffix == ".pt" or safe_open is None:
-        saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        tensors, about = saved.pop("tensors"), saved
+    """Raises ValueError where the hash of a group is not that of its content."""
+    if path.suffix == ".pt":
+        with open(path, "rb"):  # torch says of each error that there is no such file
+            saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        tensors = {k: v for k, v in saved["tensors"].items() if k.startswith(prefix)}
+        counters, hashes = saved["counters"], saved.get("hashes")
+    elif safe_open is None:
+        path.stat()
+        raise ModuleNotFoundError("it needs safetensors: install it")
     else:
-        with safe_open(path, framework="pt") as file:
-            names, about = file.keys(), file.metadata()
-            tensors = {k: file.get_tensor(k) for k in names if k.startswith(prefix)}
-    if about.keys() != {"counters", "digests", "seal"}:
-        raise ValueError("it has no hash of its content, or was written by an earlier canonkit")
-    digests = json.loads(about["digests"])
-    tensors = {k: v for k, v in tensors.items() if k.startswith(prefix)}
-    expected = {k for k in digests if k.startswith(prefix)}
-    if about["seal"] != _seal(about) or expected != tensors.keys():
-        raise ValueError("its content is not what it says")
-    if wrong := [k for k, v in tensors.items() if digests[k] != _digest(v)]:
-        raise ValueError(f"{wrong[0]} is not what was written")
-    return tensors, json.loads(about["counters"])
+        with open(path, "rb"), safe_open(path, framework="pt") as file:
+            names = [k for k in file.keys() if k.startswith(prefix)]  # noqa: SIM118 (not a dict)
+            tensors, about = {k: file.get_tensor(k) for k in names}, file.metadata() or {}
+        counters, hashes = json.loads(about["counters"]), json.loads(about.get("hashes", "null"))
+    if hashes is not None:
+        wanted = hashes if not prefix else {k: v for k, v in hashes.items() if k in ("", prefix.rstrip("/"))}
+        if _hashes(tensors, counters) != wanted:
+            raise ValueError("its content is not what was written")
+    return tensors, counters
 
 
 def strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -137,18 +146,21 @@ def load_averaged(model: OrbitModel, folder: str | Path) -> dict:
     """Loads a run's averaged weights into `model`; returns the counters, step and seconds.
 
     Raises:
-        FileNotFoundError: where the folder holds no checkpoint that can be read.
+        FileNotFoundError: the folder holds no checkpoint.
+        ValueError: all that it holds are damaged.
     """
     found = read_checkpoint(Path(folder), "ema/")
     if found is None:
-        raise FileNotFoundError(
-            f"{folder} holds no readable checkpoint: train there first, `canonkit train ... --out {folder}`"
-        )
+        raise FileNotFoundError(f"{folder} holds no checkpoint: train there first, `canonkit train ... --out {folder}`")
     model.load_state_dict(strip_prefix(found[0], "ema/"))
     return found[1]
 
 
 def read_counters(folder: str | Path) -> dict:
-    """How far a run has come by its checkpoint: step and seconds, zero where there is none."""
+    """How far a run has come by its checkpoint: step and seconds, zero where there is none.
+
+    Raises:
+        ValueError: all checkpoints are damaged.
+    """
     found = read_checkpoint(Path(folder), "nothing but the counters")
     return {"step": 0, "seconds": 0.0} if found is None else found[1]

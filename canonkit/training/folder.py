@@ -31,30 +31,24 @@ def read_card(path: Path, kind: str = "RunCard", remedy: str = "restore it, or t
         FileNotFoundError, ValueError: naming file, field and value.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
-    card, whole = unsealed(parsed(text, path, remedy))
-    card = _renamed(card)
+    card = parsed(text, path, remedy, object_pairs_hook=lambda pairs: {RENAMED.get(k, k): v for k, v in pairs})
     recipe, data = (card.get(k) if isinstance(card, dict) else None for k in ("recipe", "data"))
     if isinstance(recipe, dict) and recipe.pop("hydrogens", None) and isinstance(data, dict):
         recipe["data"] = data["name"] = "QM9-heavy"  # before it had its own name
-    card = checked(kind, card, path, remedy)
-    if not whole:
-        raise ValueError(f"{path} is not as it was written (its sha256 is another): {remedy}")
-    return card
+    return unsealed(checked(kind, card, path, remedy), path, remedy)
 
 
-def _renamed(content):
-    """The same with the present names of fields."""
-    if isinstance(content, list):
-        return [_renamed(x) for x in content]
-    return {RENAMED.get(k, k): _renamed(v) for k, v in content.items()} if isinstance(content, dict) else content
+def write_card(path: Path, card: dict) -> None:
+    """Writes a run.json or a card with a hash of what it says, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(sealed(card), indent=1) + "\n")
 
 
-def claim_folder(out: Path, about: dict, resume: bool, machine: str) -> dict:
-    """What run.json is to say: of a new run, or of the one there, if it is the one to continue. Nothing is written.
+def claimed(out: Path, about: dict, budget: dict, resume: bool, machine: str) -> dict:
+    """What run.json is to say: of a new run, or of that in the folder with its new budget, if it is one to go on with.
 
     Raises:
-        FileExistsError: there is a run, and `resume` is False.
-        ValueError: the run there was started otherwise, or its run.json is damaged.
+        FileExistsError, ValueError: the folder holds a run, or another one.
     """
     path = out / "run.json"
     card = about | {"hardware": machine, "torch": torch.__version__, "started": time.strftime("%Y-%m-%d")}
@@ -65,13 +59,7 @@ def claim_folder(out: Path, about: dict, resume: bool, machine: str) -> dict:
         if differences := _differences(card, json.loads(json.dumps(about))):
             raise ValueError(f"{path} was started with {'; '.join(differences)}: use another folder")
         card["settings"] |= {name: about["settings"][name] for name in MEASURED}
-    return card
-
-
-def write_card(out: Path, card: dict) -> None:
-    """Writes run.json with a hash of its content."""
-    with replacing(out / "run.json") as temporary:
-        temporary.write_text(json.dumps(sealed(card), indent=1))
+    return card | {"budget": budget}
 
 
 def _differences(card: dict, about: dict) -> list[str]:

@@ -13,6 +13,7 @@ A run is a folder: run.json (recipe, settings, data, machine), log.jsonl, checkp
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +33,11 @@ from canonkit.files import replacing
 from canonkit.model import OrbitModel
 from canonkit.processes import Process
 from canonkit.randomness import part_of_batch
-from canonkit.training.folder import claim_folder, locked_folder, read_log, write_card
+from canonkit.training.folder import claimed, locked_folder, read_log, write_card
 from canonkit.training.machine import best_device, hardware, peak_memory, set_precision
 from canonkit.training.prepared import Prepared
 from canonkit.training.resident import Resident
-from canonkit.training.step import State, diverged, one_step
+from canonkit.training.step import State, one_step
 from canonkit.training.validate import validate
 
 
@@ -110,47 +112,39 @@ def measure_cost(feed: Streams | Resident, steps: int = 6) -> Cost:
 
 
 class _Stop:
-    """What SIGINT and SIGTERM do while a run trains: the step is finished, measuring is not, the checkpoint is written.
-
-    `asked`: whether one of them came. Further ones change nothing.
-    """
+    """Whether SIGINT or SIGTERM came within: never is a step or a checkpoint cut in half, but measuring is."""
 
     def __init__(self):
-        self.asked, self._measuring = False, False
+        self.asked, self.measuring, self.previous = False, False, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
     def _ask(self, *_) -> None:
         self.asked = True
-        if self._measuring:
-            self._measuring = False
-            raise _MeasuringStoppedError
+        if self.measuring:
+            self.measuring = False
+            raise KeyboardInterrupt
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Signals come here meanwhile; only a process's main thread can have them."""
-        previous = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, self._ask)
+    def measured(self, measure: Callable, *arguments: Any) -> Any:
+        """What `measure` returns, None where a signal cut it short."""
+        if self.asked:
+            return None
         try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """A signal leaves this block at once."""
-        try:
-            self._measuring = True
-            yield
-        except _MeasuringStoppedError:
-            pass
-        finally:
-            self._measuring = False
-
-
-class _MeasuringStoppedError(BaseException):
-    """Leaves a measurement."""
+            self.measuring = True
+            found = measure(*arguments)
+            self.measuring = False
+        except KeyboardInterrupt:
+            if not self.asked:
+                raise
+        return None if self.asked else found
 
 
 def train(
@@ -184,11 +178,17 @@ def train(
 
     Raises:
         FileExistsError: `out` holds a run and `resume` is False; or another process is training there.
-        ValueError: no budget; or the run in `out` was started with other settings; or a falling rate without minutes.
-        FloatingPointError: the loss is no longer finite; the last good checkpoint stays.
+        ValueError: no budget; or the run in `out` was started with other settings, or its checkpoints are damaged; or a
+            falling rate without minutes.
+        FloatingPointError: loss or weights are no longer finite; the last good checkpoint stays.
+
+    SIGINT and SIGTERM end it with a checkpoint, as if the budget were spent.
     """
     if minutes is None and steps is None:
         raise ValueError("give a budget: minutes or steps")
+    for name, value in {"minutes": minutes, "steps": steps}.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} {value} is no budget: give a number from 0 on")
     if fall and (minutes is None or not resident):
         raise ValueError("fall is a share of the minutes of resident training: set cool_from and cool_to, in steps")
     began = time.monotonic()
@@ -206,23 +206,25 @@ def train(
     device = best_device() if device is None else torch.device(device)
     fast = set_precision(model.to(device).train(), settings.precision)
 
-    stop = _Stop()
-    with locked_folder(out) if main else nullcontext(), stop.listening():
-        state, counters, card = State(model, settings), {}, {}
-        if main:
-            card = claim_folder(out, prepared.about | {"settings": asdict(settings)}, resume, hardware(device))
-        if resume:
-            counters = state.restore(out)
-        entries = [e for e in read_log(out) if e["step"] <= state.step]
+    with locked_folder(out) if main else nullcontext(), _Stop() as stop:
+        state, entries = State(model, settings), []
+        if main:  # all that can be refused comes before anything is written
+            about = prepared.about | {"settings": asdict(settings)}
+            card = claimed(out, about, {"steps": steps, "minutes": minutes}, resume, hardware(device))
+            if resume:
+                state.restore(out, aside=True)
+            entries = [e for e in read_log(out) if e["step"] <= state.step]
+            write_card(out / "run.json", card)
+            with replacing(out / "log.jsonl") as temporary:
+                temporary.write_text("".join(json.dumps(e) + "\n" for e in entries))
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
+        if resume and not main:
+            state.restore(out)
         feed = Resident(prepared, state) if resident else Streams(prepared, state, accelerator)
         if accelerator is None and progress:
             cost = measure_cost(feed)
             _announce(cost, state, minutes, steps, len(prepared.train), fast, time.monotonic() - began)
-
-        if main:
-            write_card(out, card | {"budget": {"steps": steps, "minutes": minutes}})
-            with replacing(out / "log.jsonl") as temporary:
-                temporary.write_text("".join(json.dumps(e) + "\n" for e in entries))
 
         def log(kind: str, values: dict) -> None:
             entry = {"kind": kind, "step": state.step, "seconds": round(state.seconds, 2)}
@@ -245,77 +247,76 @@ def train(
             left = 1 - (state.seconds - before) / max(1e-9, 60 * minutes - before)
             return min(settings.rate(state.step), max(0.0, left / fall))
 
-        def measure(kind: str, every: int, text: str, what: Callable[[], dict]) -> None:
-            """Logs it if it is due and not there yet; a signal leaves it to the run that resumes this one."""
-            there = any((e["kind"], e["step"]) == (kind, state.step) for e in entries[-3:])
-            if stop.asked or there or not due(every):
-                return
-            bar.set_description_str(text)
-            found = None
-            with stop.measuring():
-                found = what()
-            if found is not None:
-                log(kind, found)
+        def tick(clock: float) -> float:
+            now = time.monotonic()
+            state.seconds += now - clock
+            return now
 
-        def measure_all() -> None:
-            valid = prepared.valid[:1024]
-            measure("valid", settings.validate_every, "measuring the loss", lambda: validate(state.ema, valid))
-            if (chemistry := prepared.measure) is None:
-                return
-
-            def sampled() -> dict:
-                made = state.ema.sample(settings.samples, settings.sample_steps, seed=0)
-                found = chemistry(made) | {"samples": settings.samples, "steps": settings.sample_steps}
-                if monitor is not None and hasattr(monitor, "see"):
+        def look() -> None:
+            """Measures what is owed; what a signal cuts short is owed when the run goes on."""
+            while main and state.owed:
+                kind, made = state.owed[0], None
+                if kind == "valid":
+                    bar.set_description_str("measuring the loss")
+                    values = stop.measured(validate, state.ema, prepared.valid[:1024])
+                else:
+                    bar.set_description_str(f"measuring {settings.samples} samples")
+                    made = stop.measured(lambda: state.ema.sample(settings.samples, settings.sample_steps, seed=0))
+                    values = None
+                    if made is not None and prepared.measure is not None:
+                        values = stop.measured(prepared.measure, made)
+                        how = {"samples": settings.samples, "steps": settings.sample_steps}
+                        values = None if values is None else values | how
+                if values is None:
+                    return
+                state.owed = state.owed[1:]
+                log(kind, values)
+                if made is not None and hasattr(monitor, "see"):
                     monitor.see(state.step, made)
-                return found
-
-            measure("sample", settings.sample_every, f"measuring {settings.samples} samples", sampled)
-
-        def save() -> None:
-            sofar = {"sums": {k: float(v) for k, v in sums.items()}, "summed": summed}
-            state.save(out, sofar)
 
         bar = _bar(steps, minutes, state, progress and main)
-        sums = {k: torch.tensor(v, device=device) for k, v in counters.get("sums", {}).items()}
-        summed, before = counters.get("summed", 0), state.seconds
+        before = state.seconds
+        saved = time.monotonic()
         with bar:
-            if state.step:
-                measure_all()
-            saved = clock = time.monotonic()
             while True:
+                look()
+                if main and time.monotonic() - saved > checkpoint_seconds:
+                    state.save(out)
+                    saved = time.monotonic()
+                bar.set_description_str("training", refresh=False)
                 stopping = finished() or stop.asked
                 if accelerator is not None:  # all processes stop at the same step
                     flag = torch.tensor(float(stopping), device=device)
                     stopping = bool(accelerator.reduce(flag, "max") > 0)  # pyright: ignore[reportOperatorIssue]
                 if stopping:
                     break
+                clock = time.monotonic()  # measuring and saving do not count as training
                 state.set_rate(rate())
-                sums = {k: sums.get(k, 0) + v for k, v in feed().items()}
-                now = time.monotonic()
-                state.seconds, clock = state.seconds + now - clock, now
-                summed += 1
-                if due(settings.log_every):
-                    means = {k: float(v) / summed for k, v in sums.items()}
-                    sums, summed = {}, 0
+                state.sums = {k: state.sums.get(k, 0) + v for k, v in feed().items()}
+                state.summed += 1
+                clock = tick(clock)
+                if not settings.log_every:
+                    state.sums, state.summed = {}, 0
+                elif due(settings.log_every):
+                    means = {k: float(v) / state.summed for k, v in state.sums.items()}
+                    state.sums, state.summed = {}, 0
+                    tick(clock)  # a GPU may have been waited for
                     if not means["loss"] < float("inf"):
                         where = f"the loss is {means['loss']} near step {state.step}"
-                        raise FloatingPointError(f"{where}: {diverged(out)}")
+                        raise FloatingPointError(
+                            f"{where}: train anew with a lower lr; the checkpoints in {out} are from before"
+                        )
                     log("train", means)
                     bar.set_postfix_str(f"step {state.step}, loss {means['loss']:.4f}", refresh=False)
-                measure_all()
-                if main and now - saved > checkpoint_seconds:
-                    save()
-                    saved = time.monotonic()
-                bar.set_description_str("training", refresh=False)
-                clock = time.monotonic()  # measuring and saving do not count as training
+                state.owed = ["valid"] if due(settings.validate_every) else []
+                state.owed += ["sample"] if prepared.measure is not None and due(settings.sample_every) else []
                 bar.update(1 if steps is not None else min(state.seconds, bar.total) - bar.n)
-            if monitor is not None and hasattr(monitor, "finish"):
-                monitor.finish()
-            if main:
-                save()
-                if resident:
-                    state.save_averaged(out)
+        if monitor is not None and hasattr(monitor, "finish"):
+            monitor.finish()
+        if main:
+            state.save(out)
+            if resident:
+                state.save_averaged(out)
         return state.ema
 
 

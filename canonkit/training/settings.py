@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from canonkit.described import checked
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,9 @@ class Settings:
         seed: of initial weights, order and noise.
         log_every, validate_every, sample_every: in steps, and when the budget is spent; 0 for never.
         samples, sample_steps: how many are generated to be measured, and network evaluations for each.
+
+    Raises:
+        ValueError: a value out of its bounds, which `canonkit.described` lists.
     """
 
     batch_size: int = 64
@@ -49,6 +54,9 @@ class Settings:
     sample_every: int = 1000
     samples: int = 64
     sample_steps: int = 100
+
+    def __post_init__(self):
+        checked("Settings", asdict(self), "settings")
 
     def rate(self, step: int) -> float:
         """The share of the learning rates that step number `step`, from 0, is taken with."""

@@ -31,6 +31,7 @@ class State:
         model: on its device; trained in place.
         settings: the optimisers' rates and the clip.
 
+    `sums` are those of `summed` steps' losses since the log's last line, `owed` what is to be measured at this step.
     `count` is the number of steps on the device, `step` the same on the host; `norms` are those of the last gradients.
     """
 
@@ -47,6 +48,8 @@ class State:
         self.norms = torch.zeros(LAST, device=self.device)
         self.count = torch.zeros((), dtype=torch.long, device=self.device)
         self.step, self.seconds = 0, 0.0
+        self.sums: dict[str, Tensor] = {}
+        self.summed, self.owed = 0, []
 
     def set_rate(self, share: float) -> None:
         """Sets the learning rates to this share of their height."""
@@ -76,33 +79,38 @@ class State:
                 tensor.copy_(before[name]) if name in before else tensor.zero_()
         self.step = step
 
-    def save(self, folder: Path, more: dict | None = None) -> None:
-        """Writes a checkpoint, whole or not at all, with `more` counters, and keeps the one before it.
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint, whole or not at all, and keeps the one before it.
 
         Raises:
-            FloatingPointError: a number is not finite; the checkpoints there stay as they are.
+            FloatingPointError: weights or moments are not finite; nothing is written.
         """
         self.count.fill_(self.step)
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.tensors().items()}
-        if wrong := [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]:
-            raise FloatingPointError(f"{wrong[0]} is no longer finite at step {self.step}: {diverged(folder)}")
-        write_checkpoint(folder, tensors, {"step": self.step, "seconds": self.seconds} | (more or {}))
+        if bad := [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]:
+            raise FloatingPointError(
+                f"{bad[0]} is not finite at step {self.step}: train anew with a lower lr; the checkpoints in {folder} "
+                "are from before"
+            )
+        tensors |= {f"sums/{k}": v.cpu().contiguous() for k, v in self.sums.items()}
+        counters = {"step": self.step, "seconds": self.seconds, "summed": self.summed, "owed": self.owed}
+        write_checkpoint(folder, tensors, counters)
 
     def save_averaged(self, folder: Path) -> None:
         """Writes the averaged weights alone, in half precision."""
         write_averaged(folder, self.ema, {"step": self.step, "seconds": self.seconds})
 
-    def restore(self, folder: Path) -> dict:
-        """Continues from the folder's checkpoint, or the one before where that is damaged; returns its counters.
+    def restore(self, folder: Path, aside: bool = False) -> bool:
+        """Continues from the folder's checkpoint, or the one before where that is damaged; False if there is none.
 
-        They are empty where there is no checkpoint.
+        With `aside` a damaged one is renamed.
 
         Raises:
-            ValueError: all checkpoints there are damaged.
+            ValueError: both are damaged.
         """
-        found = read_checkpoint(folder, averaged=False)
+        found = read_checkpoint(folder, averaged=False, aside=aside)
         if found is None:
-            return {}
+            return False
         tensors, counters = found
         self.model.load_state_dict(strip_prefix(tensors, "model/"))
         self.ema.load_state_dict(strip_prefix(tensors, "ema/"))
@@ -115,13 +123,10 @@ class State:
         self.groups = parameter_groups(self.optimizers)
         self.norms.copy_(tensors["clip"])
         self.step, self.seconds = counters["step"], counters["seconds"]
+        self.sums = {k: v.to(self.device) for k, v in strip_prefix(tensors, "sums/").items()}
+        self.summed, self.owed = counters.get("summed", 0), counters.get("owed", [])
         self.count.fill_(self.step)
-        return counters
-
-
-def diverged(folder: Path) -> str:
-    """What to do when a run has left the finite numbers."""
-    return f"train anew with a lower lr; the checkpoints in {folder} are from before"
+        return True
 
 
 def clip(parameters: list[Tensor], norms: Tensor, count: Tensor, fixed: float | None = None) -> Tensor:

@@ -6,6 +6,7 @@ from canonkit.figures import draw, training_curves
 from canonkit.molecules import Molecules
 
 STRIP = 8  # samples
+REACH = 5.0  # Å; early samples reach much farther, and are drawn at the edge
 STOP = """<button style="padding: 2px 12px" onclick="this.closest('.jp-NotebookPanel')
   .querySelector('[data-command=&quot;notebook:interrupt-kernel&quot;]').click(); this.disabled = true">
 stop, keeping what is done</button> <small>or interrupt the kernel</small>"""
@@ -42,7 +43,8 @@ class Monitor:
         count = len(self._seen[-1][1])
         captions = [f"step {step:,}" if k == 0 else "" for step, _ in self._seen for k in range(count)]
         molecules = Molecules.cat([x for _, x in self._seen])
-        self._show("samples", draw(molecules, columns=count, captions=captions, size=1.2))
+        molecules = molecules.with_(positions=molecules.positions.nan_to_num())  # a model that has learned little
+        self._show("samples", draw(molecules, columns=count, captions=captions, size=1.2, reach=REACH))
 
     def finish(self) -> None:
         """Takes the button away."""

@@ -29,20 +29,19 @@ function addAxes(viewer, axes) {
   }
 }
 
-function look(viewer) {  // along z, with room for the atoms at the edge
-  viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
-  viewer.zoomTo();
-  viewer.zoom(1.15);
+function look(viewer, molecules) {  // along z; the farthest atom of all is seen however they are turned (as in view.py)
+  const far = Math.max(...molecules.flatMap(({x}) => x.map((_, i) => i % 3 ? 0 : Math.hypot(x[i], x[i + 1], x[i + 2]) / 100)));
+  viewer.setView([0, 0, 0, 150 - Math.max(far + 0.8, 2.5) / Math.sin(Math.PI / 18), 0, 0, 0, 1]);
 }
 
 function scrollThrough(box) {  // the wheel scrolls the page; with ctrl it zooms
   box.addEventListener("wheel", event => { if (!event.ctrlKey) event.stopPropagation(); }, {capture: true});
 }
 
-function drawPane(viewer, pane, look) {
+function drawPane(viewer, pane, how) {
   viewer.removeAllShapes();
   viewer.removeAllLabels();
-  setMolecule(viewer, pane.molecule, look);
+  setMolecule(viewer, pane.molecule, how);
   addAxes(viewer, pane.axes);
   for (const [x, y, z] of pane.halo) viewer.addSphere({center: {x, y, z}, radius: 0.55, color: "#d00000", opacity: 0.45});
 }
@@ -82,7 +81,7 @@ function makePanes(model, el) {
       viewers[k].state = state;
       title.textContent = pane.title;
       drawPane(viewer, pane, {elements: model.get("elements"), style: model.get("ball_and_stick")});
-      if (fresh) look(viewer);
+      if (fresh) look(viewer, panes.map(one => one.molecule));
       viewer.render();
     });
     row.dataset.drawn = 1 + Number(row.dataset.drawn || 0);

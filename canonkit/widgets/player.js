@@ -55,7 +55,7 @@ function makePlayer(root, data) {
   viewers.forEach((viewer, k) => {
     setMolecule(viewer, data.frames[last][k], data);  // the camera is set for the molecule, not for the noise
     if (data.axes) addAxes(viewer, data.axes);
-    look(viewer);
+    look(viewer, data.frames[last]);
   });
   draw();
   play(false);

@@ -117,7 +117,8 @@ class Player:
     def figure(self) -> Picture:
         """A row of still frames for each molecule, from noise to the sample."""
         if len(self) == 1:
-            return draw(self.frame(0), columns=self.columns, captions=self.titles, axes=self.axes, overlay=self._each)
+            how = {"columns": self.columns, "captions": self.titles, "axes": self.axes, "overlay": self._each}
+            return draw(self.frame(0), **how, size=2.2)  # room for what is said of a pose
         chosen = spread(len(self), self.stills)
         shown = [(title, states, k) for title, states in zip(self.titles, self.states, strict=True) for k in chosen]
         captions = [f"{title}  {k + 1} / {len(self)}".strip() for title, _, k in shown]
