@@ -11,19 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import lively
 from safetensors.torch import load_file
 
 import canonkit as ck
 from canonkit.chemistry.bonds import perceive_bonds
-from canonkit.randomness import seeded
-from canonkit.training.loop import part
-from conftest import lively
 from canonkit.data.qm9 import FORM, LONGEST
+from canonkit.randomness import seeded
 from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.recipes.recipe import Recipe
 from canonkit.training import Prepared, Settings, State, checkpoint, one_step, read_card, read_log, train, validate
 from canonkit.training.checkpoint import read_checkpoint, write_checkpoint
-from canonkit.training.loop import Streams
+from canonkit.training.loop import Streams, part
 from canonkit.training.step import clip
 
 SMALL = Settings(
