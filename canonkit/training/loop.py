@@ -251,7 +251,7 @@ def train(
                     return
                 state.owed = state.owed[1:]
                 log(kind, values)
-                if made is not None and hasattr(monitor, "see"):
+                if made is not None and monitor is not None and hasattr(monitor, "see"):
                     monitor.see(state.step, made)
 
         bar = _bar(steps, minutes, state, progress and main)
