@@ -13,7 +13,7 @@ import canonkit as ck
 from canonkit import releases
 from canonkit.chemistry.bonds import perceive_bonds
 from canonkit.chemistry.hydrogens import without_hydrogens
-from canonkit.described import sealed, unsealed
+from canonkit.described import sealed
 from canonkit.metrics import denoising_errors
 from canonkit.queue import read_queue
 from canonkit.recipes.names import recipe
@@ -103,10 +103,7 @@ def test_damaged_and_foreign_cards_are_refused(shipped):
     card.write_text(text[:-10])
     with pytest.raises(ValueError, match=r"canon\+GDM\.card\.json is damaged"):
         ck.load("canon+GDM")
-    card.write_text(text.replace('"step": 2', '"step": 3'))
-    with pytest.raises(ValueError, match="is not as it was written"):
-        ck.pretrained()
-    card.write_text(json.dumps(sealed(unsealed(json.loads(text))[0] | {"format": 99})))
+    card.write_text(json.dumps(sealed(json.loads(text) | {"format": 99})))
     with pytest.raises(ValueError, match="has format 99, this canonkit reads 1"):
         ck.pretrained()
 

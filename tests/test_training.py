@@ -358,14 +358,6 @@ def test_weights_that_are_not_finite_are_never_saved(qm9, tmp_path):
     assert not list((tmp_path / "new").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize(
-    "change", [{"ema": float("nan")}, {"lr": -1.0}, {"log_every": 2.5}, {"batch_size": 0}, {"seed": 2**40}], ids=str
-)
-def test_settings_have_bounds(change):
-    with pytest.raises(ValueError, match=f"settings: {next(iter(change))} = "):
-        Settings(**change)
-
-
 def flipped(path, at):
     content = bytearray(path.read_bytes())
     content[at] ^= 16
@@ -448,7 +440,8 @@ def test_a_signal_cuts_measuring_short_and_what_was_cut_is_measured_when_the_run
     calls = []
 
     def measure(samples):
-        calls.append(signal.raise_signal(signal.SIGTERM))
+        calls.append(samples)
+        signal.raise_signal(signal.SIGTERM)
         raise AssertionError("the signal was not heard")
 
     prepared = Prepared(small_model(qm9), qm9.part("train")[:200], qm9.part("valid")[:32], SMALL, measure=measure)

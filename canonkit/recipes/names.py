@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from canonkit.described import checked
 from canonkit.names import choose
 from canonkit.recipes.recipe import FORMS, Recipe
 from canonkit.tables import Table
@@ -155,7 +154,6 @@ def recipe(name: str, scale: str = "laptop", **changes: Any) -> Recipe:
         unknown = min(set(changes) - set(known))
         raise ValueError(f"no training setting is called {unknown!r}: {choose(unknown, known)}") from None
     sizes = SIZE[system.network][scale]
-    checked("Settings", asdict(settings), f"{name}: training settings")
     return Recipe(
         name,
         scale,

@@ -56,7 +56,7 @@ class Settings:
     sample_steps: int = 100
 
     def __post_init__(self):
-        checked("Settings", asdict(self), "settings")
+        checked("Settings", asdict(self), "training settings")
 
     def rate(self, step: int) -> float:
         """The share of the learning rates that step number `step`, from 0, is taken with."""
