@@ -26,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Steps = Annotated[int | None, typer.Option(help="Network evaluations; by default 1001 of diffusion, 100 of flow.")]
+Data = Annotated[
+    str | None, typer.Option(help="qm9, rotmnist, ligands or a file of molecules; by default what the system learned.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout, nothing else there.")]
 
@@ -144,6 +147,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest one here.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     init: Annotated[str | None, typer.Option(help="Start from trained weights: a name or a run's folder.")] = None,
+    data: Data = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A training setting, such as lr=3e-4.")] = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
     as_json: Json = False,
@@ -193,6 +197,7 @@ def train(
         resume=resume,
         device=device,
         init=init,
+        data=data,
         progress=not as_json,
         **changes,
     )
@@ -307,15 +312,18 @@ def evaluate(
     drugs: Annotated[
         bool, typer.Option("--drugs", help="Of a file: drug-size molecules of any elements, by their own bonds.")
     ] = False,
+    data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model or a file of molecules.
 
     Molecules: stability, validity, uniqueness and novelty by EDM's protocol; for a model also its validation loss and
     NLL bound. With --drugs: a file's molecules by the corrected protocol for GEOM-Drugs. Images: the denoising error on
-    the test images with its 95 % interval. Results of a run are also kept in its evaluation.json.
+    the test images with its 95 % interval. Results of a run are also kept in its evaluation.json. Novel is what is not
+    among the training molecules of --data.
     """
     from canonkit.chemistry.formats import SUFFIXES, read
+    from canonkit.data.named import dataset
     from canonkit.data.qm9 import load_qm9
     from canonkit.metrics import evaluate as score
     from canonkit.metrics import evaluate_drugs, known_smiles
@@ -330,14 +338,15 @@ def evaluate(
         _print(found.as_dict(), found, as_json)
         return
     if not published and (source == "qm9" or Path(source).suffix.lower() in SUFFIXES):
-        qm9 = load_qm9(progress=show)
-        molecules = qm9.molecules if source == "qm9" else read(source)
-        scores = score(molecules, known_smiles(qm9.part("train"), progress=show), progress=show)
+        known = dataset(data or "qm9", progress=show)
+        molecules = load_qm9(progress=show).molecules if source == "qm9" else read(source)
+        scores = score(molecules, known_smiles(known.part("train"), progress=show), progress=show)
         _print(scores.as_dict(), scores, as_json)
         return
     run = _run(source, published)
     other, options = _run(against) if against else None, dict(_setting(s) for s in set_ or ())
-    result = evaluate_any(run, None, count, steps, against=other, seed=seed, progress=show, **options)
+    learned = dataset(data, progress=show) if data is not None else None
+    result = evaluate_any(run, learned, count, steps, against=other, seed=seed, progress=show, **options)
     if Path(source).is_dir() and not published:
         save_evaluation(run.folder / "evaluation.json", result)
     _print(result, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items()), as_json)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from canonkit.data.base import Dataset
+from canonkit.data.named import dataset
 from canonkit.model import OrbitModel
 from canonkit.recipes.names import recipe
 from canonkit.recipes.run import Run, load_run
@@ -22,7 +22,7 @@ def train_recipe(
     minutes: float | None = None,
     steps: int | None = None,
     resume: bool = False,
-    data: Dataset | None = None,
+    data: Any = None,
     device: str | None = None,
     init: str | None = None,
     monitor: Callable[[list[dict[str, Any]]], None] | None = None,
@@ -30,7 +30,7 @@ def train_recipe(
     checkpoint_seconds: float = 60.0,
     **changes: Any,
 ) -> Run:
-    """Trains a recipe on its data, or on `data`, into the folder `out`.
+    """Trains a recipe on its data, or on `data` (see `canonkit.dataset`), into the folder `out`.
 
     Budget and errors are those of `canonkit.training.train`.
 
@@ -39,7 +39,8 @@ def train_recipe(
     """
     chosen = recipe(name, scale, **changes)
     fresh = init is None and not (resume and read_counters(out)["step"])  # otherwise a checkpoint holds the prior
-    prepared = chosen.prepare(data, fit=fresh, progress=progress)
+    found = None if data is None else dataset(data, progress=progress)
+    prepared = chosen.prepare(found, fit=fresh, progress=progress)
     if init is not None:
         prepared.about["init"] = _start_from(init, prepared.model)
     train(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from canonkit.chemistry.bonds import perceive_bonds
 from canonkit.chemistry.hydrogens import without_hydrogens
@@ -16,7 +17,9 @@ from canonkit.molecules import Molecules
 
 @dataclass(frozen=True, eq=False)
 class OwnMolecules(Dataset):
-    """Molecules, of which a fixed shuffle takes one tenth for validation and one for tests.
+    """Molecules, of which a fixed shuffle takes about one tenth for validation and one for tests.
+
+    Conformers of one molecule, by the graph of its heavy atoms, are in the same part.
 
     Args:
         molecules: at least ten.
@@ -44,10 +47,26 @@ class OwnMolecules(Dataset):
         return Form(self.molecules.elements, self.molecules.mask.shape[1], heavy=self.heavy)
 
     def part(self, name: str) -> Molecules:
-        order = torch.randperm(len(self.molecules), generator=torch.Generator().manual_seed(0))
-        tenth = len(order) // 10
-        parts = order.split([len(order) - 2 * tenth, tenth, tenth])
-        return self.molecules[parts[("train", "valid", "test").index(name)]]
+        return self.molecules[self.split[name]]
+
+    @cached_property
+    def split(self) -> dict[str, Tensor]:
+        """Rows of the parts.
+
+        Raises:
+            ValueError: too few different molecules.
+        """
+        keys = graph_keys(self.molecules)
+        different = torch.unique(keys)
+        if len(different) < 3:
+            raise ValueError(
+                f"{self.name}: {len(different)} different molecules, the rest are conformers of them: three are needed "
+                "to train, validate and test"
+            )
+        shuffled = different[torch.randperm(len(different), generator=torch.Generator().manual_seed(0))]
+        tenth = max(1, len(different) // 10)
+        parts = shuffled.split([len(different) - 2 * tenth, tenth, tenth])
+        return {k: torch.isin(keys, v).nonzero()[:, 0] for k, v in zip(("train", "valid", "test"), parts, strict=True)}
 
     def with_graphs(self, *, progress: bool = False) -> OwnMolecules:
         """With bonds and charges; where they are not given, RDKit perceives them, and what it refuses is left out."""
@@ -59,3 +78,33 @@ class OwnMolecules(Dataset):
     def without_hydrogens(self, *, progress: bool = False) -> OwnMolecules:
         graphs = self if self.heavy else self.with_graphs(progress=progress)
         return graphs if self.heavy else replace(graphs, molecules=without_hydrogens(graphs.molecules), heavy=True)
+
+
+def graph_keys(molecules: Molecules, rounds: int = 6) -> Tensor:
+    """A number for each molecule, (B,), that is the same for conformers: a hash of the graph of its heavy atoms.
+
+    Weisfeiler and Leman's refinement of atomic numbers, in integers; bonded are heavy atoms nearer than 1.3 times the
+    sum of their covalent radii. The order of atoms and the pose change nothing, nor do hydrogens.
+    """
+    from rdkit.Chem import GetPeriodicTable
+
+    table = GetPeriodicTable()
+    radii = torch.tensor([table.GetRcovalent(e) for e in molecules.elements], dtype=torch.float64)
+    keys = []
+    for x in (molecules[k : k + 1024].to("cpu") for k in range(0, len(molecules), 1024)):
+        heavy = x.mask & (x.numbers != 1)
+        r = radii[x.types]
+        near = x.to(torch.float64).distances() < 1.3 * (r[:, :, None] + r[:, None])
+        bonded = (near & heavy[:, :, None] & heavy[:, None]).long()  # an atom with itself too, which does not matter
+        labels = x.numbers.long() * heavy
+        for _ in range(rounds):
+            labels = _mixed(labels + 31 * (bonded @ _mixed(labels)[..., None])[..., 0]) * heavy
+        keys.append(_mixed(labels).mul(heavy).sum(1))
+    return torch.cat(keys)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """Integers spread over 62 bits; products wrap around."""
+    x = (x ^ (x >> 31)) * 0x7FB5D329728EA185
+    x = (x ^ (x >> 27)) * 0x1DADEF4BC2DD44D
+    return (x ^ (x >> 33)) & (2**62 - 1)

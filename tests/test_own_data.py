@@ -1,0 +1,100 @@
+"""Data of one's own: a word is enough, conformers stay together, and what was trained on it opens again."""
+
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+import canonkit as ck
+from canonkit.chemistry.formats import from_rdkit
+from canonkit.data.own import graph_keys
+from canonkit.groups import haar_rotations, random_permutations
+
+DRUGS = (
+    "CS(=O)(=O)Nc1ccccc1", "CCOc1ccc(Cl)cc1", "CC(=O)Nc1ccc(O)cc1", "CN1CCC(Br)CC1", "O=C(O)c1cccs1", "CP(=O)(O)OC",
+    "CCN(CC)CC", "Oc1ccccc1F", "CC(C)CO", "NCCc1ccccc1", "CSCC(N)C(=O)O", "c1ccc2[nH]ccc2c1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mols():
+    """Two conformers of each of twelve drug-like molecules."""
+    made = []
+    for smiles in DRUGS:
+        mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        numbers = list(AllChem.EmbedMultipleConfs(mol, 2, randomSeed=1))
+        made += [Chem.Mol(mol, confId=k) for k in numbers]
+    return made
+
+
+@pytest.fixture(scope="module")
+def file(mols, tmp_path_factory):
+    path = tmp_path_factory.mktemp("own") / "mine.sdf"
+    ck.write(from_rdkit(mols), path)
+    return path
+
+
+def test_a_word_is_a_data_set(mols, file, qm9):
+    for word in (mols, from_rdkit(mols), str(file), file):
+        data = ck.dataset(word, progress=False)
+        assert len(data.molecules) == 24
+        assert {"S", "Cl", "Br", "P"} <= set(data.form.elements)
+    assert ck.dataset(data) is data
+    assert ck.dataset("qm9", progress=False).sha256 == qm9.sha256
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("qm8", "no data set is called 'qm8': did you mean qm9"),
+        ("mine.pdb", "'mine.pdb'"),
+        ("nowhere.sdf", "no file nowhere.sdf"),
+        (3, "a int is no data set"),
+        (["CCO"], "a list of str is no data set"),
+    ],
+)
+def test_what_is_no_data_set_is_named(word, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        ck.dataset(word)
+
+
+def test_conformers_stay_together_and_every_molecule_is_in_one_part(mols):
+    data = ck.dataset(mols)
+    parts = [set(data.split[k].tolist()) for k in ("train", "valid", "test")]
+    assert sorted(i for part in parts for i in part) == list(range(24))
+    assert all(parts)
+    for k in range(0, 24, 2):
+        assert any({k, k + 1} <= part for part in parts)
+
+
+def test_the_key_of_a_molecule_knows_neither_pose_nor_order_nor_hydrogens(mols):
+    x = from_rdkit(mols)
+    keys = graph_keys(x)
+    assert len(set(keys.tolist())) == len(DRUGS)
+    generator = torch.Generator().manual_seed(0)
+    turned = x.act(haar_rotations(len(x), generator=generator)).permute(
+        random_permutations(x.mask, generator=generator)
+    )
+    assert torch.equal(graph_keys(turned), keys)
+    assert torch.equal(graph_keys(ck.dataset(mols).without_hydrogens().molecules), keys)
+
+
+def test_isomers_of_qm9_have_keys_of_their_own(qm9):
+    """Of 2,000 different molecules: as many keys, but for the few that refinement or the covalent radii confuse."""
+    keys = graph_keys(qm9.molecules[60_000:62_000])
+    assert len(keys.unique()) > 1900
+
+
+def test_the_ligands_come_with_rdkit():
+    data = ck.dataset("ligands", progress=False)
+    assert len(data.molecules) > 300
+    assert float(data.molecules.sizes.double().mean()) > 30
+
+
+def test_a_run_on_a_file_is_trained_by_one_line_and_opens_again(file, tmp_path):
+    run = ck.train(
+        "CanonFlow", tmp_path / "mine", data=str(file), steps=1, progress=False, batch_size=4, sample_every=0
+    )
+    again = ck.load_run(tmp_path / "mine")
+    assert again.recipe.form.elements == ck.dataset(file).form.elements
+    assert again.sample(2, 2, seed=0).positions.equal(run.sample(2, 2, seed=0).positions)
