@@ -46,7 +46,7 @@ def test_a_word_is_a_data_set(mols, file, qm9):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("qm8", "no data set is called 'qm8': did you mean qm9"),
+        ("qm8", "no data set is called 'qm8': did you mean 'qm9'"),
         ("mine.pdb", "'mine.pdb'"),
         ("nowhere.sdf", "no file nowhere.sdf"),
         (3, "a int is no data set"),
@@ -80,9 +80,9 @@ def test_the_key_of_a_molecule_knows_neither_pose_nor_order_nor_hydrogens(mols):
 
 
 def test_isomers_of_qm9_have_keys_of_their_own(qm9):
-    """Of 2,000 different molecules: as many keys, but for the few that refinement or the covalent radii confuse."""
+    """Most do: those that differ in the order of bonds alone, and so in hydrogens, share one."""
     keys = graph_keys(qm9.molecules[60_000:62_000])
-    assert len(keys.unique()) > 1900
+    assert 1800 < len(keys.unique()) < 2000
 
 
 def test_the_ligands_come_with_rdkit():
