@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,12 @@ def _write(path: Path, tensors: dict[str, Tensor], counters: dict) -> None:
 
 def _keep(path: Path, previous: Path) -> None:
     """Gives a file a second name, so that whoever reads it meanwhile finds one under each."""
-    temporary = previous.with_name(f".{previous.stem}.{os.getpid()}{previous.suffix}")
-    try:
-        temporary.unlink(missing_ok=True)
-        os.link(path, temporary)
-        os.replace(temporary, previous)
-    except OSError:  # a file system without second names
-        temporary.unlink(missing_ok=True)
-        os.replace(path, previous)
+    with replacing(previous) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without second names
+            shutil.copyfile(path, temporary)
 
 
 def _hashes(tensors: dict[str, Tensor], counters: dict) -> dict[str, str]:
