@@ -328,14 +328,18 @@ def sealed(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"content_sha256": _hash(content)}
 
 
-def unsealed(content: dict[str, Any], where: object, remedy: str = "") -> dict[str, Any]:
-    """`content` without its hash; a file of an earlier version has none.
+def unsealed(kind: str, content: Any, where: object, remedy: str = "") -> Any:
+    """`checked` content without its hash; a file of an earlier version has none.
+
+    The hash is that of what was written, before numbers take the types that are described.
 
     Raises:
-        ValueError: naming the file, where it says something else than was written.
+        ValueError: naming the file, and the field that is wrong; or where it says something else than was written.
     """
-    content = dict(content)
-    if content.pop("content_sha256", None) not in (None, found := _hash(content)):
-        said = f"{where} does not say what was written: its content_sha256 should be {found[:12]}..."
-        raise ValueError(f"{said}: {remedy}" if remedy else said)
-    return content
+    found = dict(checked(kind, content, where, remedy))
+    if found.pop("content_sha256", None) is not None:
+        rest = {k: v for k, v in content.items() if k != "content_sha256"}
+        if content["content_sha256"] != (expected := _hash(rest)):
+            said = f"{where} does not say what was written: its content_sha256 should be {expected[:12]}..."
+            raise ValueError(f"{said}: {remedy}" if remedy else said)
+    return found

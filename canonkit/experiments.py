@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from canonkit.described import checked, parsed, sealed, unsealed
+from canonkit.described import parsed, sealed, unsealed
 from canonkit.files import replacing
 from canonkit.names import choose
 from canonkit.recipes.run import Run
@@ -119,7 +119,7 @@ def rebuild(
         result = out / "result.json"
         if not result.exists():
             save_evaluation(result, _measured(of, _trained(of, name, seed, out, None, progress), progress))
-        made.append(unsealed(checked("Evaluation", parsed(result.read_text(), result), result), result))
+        made.append(unsealed("Evaluation", parsed(result.read_text(), result), result))
         _store(folder / of.file, made[-1])
     return made
 

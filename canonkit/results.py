@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from canonkit.data.base import Dataset
-from canonkit.described import checked, parsed, sealed, unsealed
+from canonkit.described import parsed, sealed, unsealed
 from canonkit.files import replacing
 from canonkit.metrics import (
     Evaluation,
@@ -185,7 +185,7 @@ def read_rows(path: Path, kind: str = "Evaluation", remedy: str = "") -> list[di
     if not isinstance(rows, list):
         raise ValueError(f"{path} is no list of rows: {remedy}" if remedy else f"{path} is no list of rows")
     where = [f"{path}, entry {k + 1}" for k in range(len(rows))]
-    return [unsealed(checked(kind, row, w, remedy), w, remedy) for row, w in zip(rows, where, strict=True)]
+    return [unsealed(kind, row, w, remedy) for row, w in zip(rows, where, strict=True)]
 
 
 def measured_laptop() -> list[dict[str, Any]]:
