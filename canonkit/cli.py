@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -575,7 +576,7 @@ def _known_data(name: str) -> None:
 def _setting(text: str) -> tuple[str, object]:
     """A training setting 'name=value' with the value's type."""
     name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+    for kind in (json.loads, float):  # inf is a number
+        with suppress(ValueError):
+            return name, kind(value)
+    return name, value
