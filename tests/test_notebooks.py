@@ -40,7 +40,16 @@ def outputs(notebook):
 
 
 def pictures(notebook):
-    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+    """How many are seen when it is opened: those under a collapsed heading are not."""
+    found, collapsed = 0, 0
+    for cell in notebook.cells:
+        depth = len(cell.source) - len(cell.source.lstrip("#")) if cell.cell_type == "markdown" else 0
+        if depth and depth <= collapsed:
+            collapsed = 0
+        if depth and not collapsed and cell.metadata.get("jp-MarkdownHeadingCollapsed"):
+            collapsed = depth
+        found += 0 if collapsed else sum("image/png" in o.get("data", {}) for o in cell.get("outputs", []))
+    return found
 
 
 def complaints(notebook):

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from canonkit.chemistry.formats import to_rdkit
 from canonkit.metrics.distributions import distribution_distances
@@ -211,6 +210,7 @@ def _protocol(molecules: Molecules) -> str:
 def _sanitised(molecules: Molecules, progress: bool) -> tuple[list, list[str | None], Tensor, dict[str, int]]:
     """RDKit's molecules, sanitised where that goes; their SMILES or None; which are one fragment; the complaints."""
     from rdkit import Chem, rdBase
+    from tqdm.auto import tqdm
 
     mols, smiles, whole, problems = [], [], [], {}
     with rdBase.BlockLogs(), tqdm(total=len(molecules), unit="mol", desc="RDKit", disable=not progress) as bar:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from canonkit.extras import require
 
@@ -23,6 +22,7 @@ def mmff_strain(mols: Sequence, *, progress: bool = False) -> np.ndarray:
     """MMFF94 strain of each molecule, kcal/mol; NaN where MMFF lacks parameters or does not come to rest."""
     from rdkit import Chem, rdBase
     from rdkit.Chem import rdForceFieldHelpers as fields
+    from tqdm.auto import tqdm
 
     strain = np.full(len(mols), np.nan)
     with rdBase.BlockLogs():
@@ -47,6 +47,7 @@ def xtb_strain(mols: Sequence, *, progress: bool = False) -> np.ndarray:
     """
     require("tblite")
     from scipy.optimize import minimize
+    from tqdm.auto import tqdm
 
     strain = np.full(len(mols), np.nan)
     for k, mol in enumerate(tqdm(mols, desc="GFN2-xTB", unit="mol", disable=not progress)):

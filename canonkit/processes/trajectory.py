@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def joined(paths: Sequence[list[Samples]], space, order) -> Trajectory:
     return Trajectory(tuple(space.cat(frames)[order] for frames in zip(*paths, strict=True)))
 
 
-def fold(canonicalizer: Callable, molecules: Molecules, frames: int = 30) -> Trajectory:
+def fold(canonicalizer: Callable[[Molecules], Any], molecules: Molecules, frames: int = 30) -> Trajectory:
     """Molecules that turn into their canonical poses: exp(-s log h(x)) x for s from 0 to 1, for `canonkit.play`.
 
     Turned copies of one molecule, played with `overlay=True`, show an orbit that folds onto one pose.
