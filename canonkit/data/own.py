@@ -51,20 +51,13 @@ class OwnMolecules(Dataset):
 
     @cached_property
     def split(self) -> dict[str, Tensor]:
-        """Rows of the parts.
-
-        Raises:
-            ValueError: too few different molecules.
-        """
+        """Rows of the parts; fewer than ten different molecules are shared out conformer by conformer."""
         keys = graph_keys(self.molecules)
         different = torch.unique(keys)
-        if len(different) < 3:
-            raise ValueError(
-                f"{self.name}: {len(different)} different molecules, the rest are conformers of them: three are needed "
-                "to train, validate and test"
-            )
+        if len(different) < 10:
+            keys = different = torch.arange(len(keys))
         shuffled = different[torch.randperm(len(different), generator=torch.Generator().manual_seed(0))]
-        tenth = max(1, len(different) // 10)
+        tenth = len(different) // 10
         parts = shuffled.split([len(different) - 2 * tenth, tenth, tenth])
         return {k: torch.isin(keys, v).nonzero()[:, 0] for k, v in zip(("train", "valid", "test"), parts, strict=True)}
 
