@@ -238,7 +238,7 @@ def to_rdkit(molecules: Molecules, *, stereo: bool = False) -> list:
                 atom.SetNumRadicalElectrons(radicals[b][i])
             mol.AddAtom(atom)
             conformer.SetAtomPosition(i, Point3D(*positions[b][i]))
-        for i, j, order in _rows(molecules, b):
+        for i, j, order in _rows(molecules, b, n):
             if order not in kinds:
                 raise ValueError(f"molecule {b} has a bond of order {order}: give 1 to 3, and 4 for aromatic")
             mol.AddBond(i, j, kinds[order])
@@ -255,11 +255,10 @@ def to_rdkit(molecules: Molecules, *, stereo: bool = False) -> list:
     return mols
 
 
-def _rows(molecules: Molecules, b: int) -> list[list[int]]:
-    """The bonds of a molecule as rows i, j, order; none where they are not known."""
+def _rows(molecules: Molecules, b: int, n: int) -> list[list[int]]:
+    """The bonds of molecule b, of n atoms, as rows i, j, order; none where they are not known."""
     if molecules.bonds is None:
         return []
-    n = int(molecules.sizes[b])
     bonds = molecules.bonds[b, :n, :n].triu(1)
     where = bonds.nonzero()
     return torch.column_stack([where, bonds[tuple(where.T)]]).tolist()

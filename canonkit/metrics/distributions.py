@@ -64,22 +64,21 @@ def _statistics(x: Molecules) -> dict[str, Any]:
     atom, other = b * x.mask.shape[1] + i, b * x.mask.shape[1] + j
     flat, place = names.reshape(-1), x.positions.double().flatten(0, 1)
     once = i < j
-    a, c = atom[once], other[once]
-    ends = zip(flat[a], flat[c], order[once].tolist(), _norm(place[a] - place[c]).tolist(), strict=True)
+    a, c, order = atom[once], other[once], order[once].tolist()
+    kinds = [(*sorted(ends), o) for *ends, o in zip(flat[a], flat[c], order, strict=True)]
     lengths: dict[tuple, list] = {}
-    for one, two, o, d in ends:
-        lengths.setdefault((*sorted((one, two)), o), []).append(d)
+    for kind, length in zip(kinds, _norm(place[a] - place[c]).tolist(), strict=True):
+        lengths.setdefault(kind, []).append(length)
     near = _neighbours(atom, other, len(flat))
     angles: dict[str, list] = {}
     for centre, degrees in zip(*_angles(near, place, flat), strict=True):
         angles.setdefault(centre, []).append(degrees)
     torsions: dict[tuple, list] = {}
     for k, degrees in zip(*_torsions(near, a, c, place), strict=True):
-        kind = (*sorted((flat[a[k]], flat[c[k]])), int(order[once][k]))
-        torsions.setdefault(kind, []).append(degrees)
+        torsions.setdefault(kinds[k], []).append(degrees)
     return {
         "elements": Counter(names[x.mask.numpy()].tolist()),
-        "bonds": Counter(order[once].tolist()),
+        "bonds": Counter(order),
         "rings": rings,
         "sizes": Counter(x.sizes.tolist()),
         "lengths": {k: np.array(v) for k, v in lengths.items()},
