@@ -79,9 +79,16 @@ class Euclidean:
 
 
 class ImageSpace(Euclidean):
-    """Images (B, C, H, H) with values in [0, 1], on which SO(2) acts."""
+    """Images (B, C, H, H) with values in [0, 1], on which SO(2) acts.
 
-    bounds = -1.0, 1.0
+    Args:
+        shape: (C, H, H).
+        unit: z is the image as it is, in [0, 1]; otherwise z = 2 x - 1. The same noise hides more of the former.
+    """
+
+    def __init__(self, shape: Sequence[int], unit: bool = False):
+        super().__init__(shape)
+        self.unit, self.bounds = unit, (0.0 if unit else -1.0, 1.0)
 
     def randomize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images turned by angles uniform on the circle."""
@@ -89,10 +96,10 @@ class ImageSpace(Euclidean):
         return rotate(x, 360 * torch.rand(len(x), generator=generator, device=home).to(x.device))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return 2 * x - 1, None
+        return x if self.unit else 2 * x - 1, None
 
     def decode(self, z: Tensor, mask: Tensor | None) -> Tensor:
-        return ((z + 1) / 2).clamp(0, 1)
+        return (z if self.unit else (z + 1) / 2).clamp(0, 1)
 
 
 class MoleculeSpace(Euclidean):
