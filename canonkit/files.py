@@ -4,16 +4,18 @@ import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 CACHE, WEIGHTS = "CANONKIT_CACHE", "CANONKIT_WEIGHTS"  # name folders
 OFFLINE = "CANONKIT_OFFLINE"  # set to 1: nothing is downloaded
+T = TypeVar("T")
 
 
 @contextmanager
@@ -70,6 +72,25 @@ def _not_written(error: Exception) -> str | None:
     text = in_short(error)
     theirs = type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in text or "inline_container" in text
     return text if theirs else None
+
+
+def settled(path: Path, read: Callable[[], T]) -> T:
+    """read(), and again where it failed because `path` was replaced meanwhile: safetensors opens a file twice.
+
+    Raises:
+        Exception: what `read` raises of a file that stays as it is.
+    """
+    for _ in range(20):
+        before = path.stat()
+        try:
+            return read()
+        except FileNotFoundError:
+            raise
+        except Exception:
+            now = path.stat()
+            if (now.st_ino, now.st_mtime_ns, now.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size):
+                raise
+    return read()
 
 
 def in_short(error: Exception, last: bool = False) -> str:

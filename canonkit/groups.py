@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, normalize
 
+from canonkit.randomness import Source, normal, uniform
+
 
 def act(g: Tensor, x: Tensor) -> Tensor:
     """g x = x R(g)^T: rotations or reflections g (B, 3, 3) on points x (B, N, 3)."""
@@ -81,7 +83,7 @@ def gram_schmidt(a: Tensor, b: Tensor) -> Tensor:
 def haar_orthogonal(
     batch: int,
     *,
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
@@ -91,9 +93,8 @@ def haar_orthogonal(
     law depends on the sign convention of the QR routine (Mezzadri 2007).
     """
     # Drawn and decomposed in float64 where the generator lives, so that all devices and dtypes share one stream.
-    home = generator.device if generator is not None else torch.device("cpu")
-    gaussian = torch.randn(batch, 3, 3, generator=generator, device=home, dtype=torch.float32)
-    q, r = torch.linalg.qr(gaussian.cpu().double())
+    home = generator.device if isinstance(generator, torch.Generator) else torch.device("cpu")
+    q, r = torch.linalg.qr(normal((batch, 3, 3), generator, "cpu").double())
     q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
     return q.to(device=device or home, dtype=dtype)
 
@@ -107,10 +108,9 @@ def haar_rotations(batch: int, **options) -> Tensor:
     return q * torch.linalg.det(q.float()).sign().to(q.dtype)[:, None, None]
 
 
-def random_permutations(mask: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+def random_permutations(mask: Tensor, *, generator: Source | None = None) -> Tensor:
     """Elements of S_n drawn uniformly for the n real atoms of every molecule, padding left last, (B, N)."""
-    home = generator.device if generator is not None else mask.device
-    keys = torch.rand(mask.shape, generator=generator, device=home).to(mask.device)
+    keys = uniform(tuple(mask.shape), generator, mask.device)
     return torch.where(mask, keys, 2.0).argsort(dim=1, stable=True)
 
 

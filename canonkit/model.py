@@ -17,9 +17,10 @@ from canonkit.canonicalizers.base import Canonicalizer
 from canonkit.data.batches import Samples, lengths, take
 from canonkit.processes.base import Loss, Process
 from canonkit.processes.trajectory import Trajectory, joined
-from canonkit.randomness import checked_seed, repeatable
+from canonkit.randomness import Draws, Source, choose, repeatable
 
 SAMPLING_MEMORY = 256 * 2**20  # bytes; on a CUDA device half of what is free
+SIZES, TURNS = 1, 2  # streams of random numbers
 
 
 class OrbitModel(nn.Module):
@@ -61,7 +62,7 @@ class OrbitModel(nn.Module):
         done = self.process.space.cat([self.canonicalizer(part).x.to(data.device) for part in parts])
         return done[torch.argsort(rows)]
 
-    def nll(self, x: Samples, generator: torch.Generator | None = None) -> Tensor:
+    def nll(self, x: Samples, generator: Source | None = None) -> Tensor:
         """A bound on -log p(c(x)) - log p(n), (B,) nats, one Monte Carlo draw.
 
         With a canonicalizer this is a bound for the density of canonical poses, with the identity for that of poses
@@ -73,16 +74,15 @@ class OrbitModel(nn.Module):
         with torch.no_grad():
             return self.canonical_nll(self.canonicalizer(x).x, generator)
 
-    def canonical_nll(self, x: Samples, generator: torch.Generator | None = None) -> Tensor:
+    def canonical_nll(self, x: Samples, generator: Source | None = None) -> Tensor:
         """`nll` of samples that are canonical already."""
         with torch.no_grad(), repeatable(generator):
             log_p_n = (self.size_counts / self.size_counts.sum())[lengths(x)].log()
             return self.process.nll(self.network, x, generator) - log_p_n
 
-    def sample_sizes(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample_sizes(self, count: int, generator: Source | None = None) -> Tensor:
         """Numbers of atoms drawn from p(n), (count,)."""
-        home = generator.device if generator is not None else self.size_counts.device
-        return torch.multinomial(self.size_counts.to(home), count, replacement=True, generator=generator)
+        return choose(self.size_counts, count, generator)
 
     def _batches(self, sizes: Tensor, batch_size: int | None) -> list[Tensor]:
         """Rows of `sizes` by rising size, as many at a time as the memory holds or `batch_size` says."""
@@ -124,7 +124,8 @@ class OrbitModel(nn.Module):
             sizes: atoms of each molecule instead of drawing them from p(n).
             randomize: act with random elements of the group (turns; of molecules also orders of the atoms), for samples
                 of the invariant density.
-            seed: for repeatable samples.
+            seed: for repeatable samples. Sample i is a function of seed and i: the same, up to rounding, whatever
+                batch_size, memory and count.
             batch_size: samples at a time, grouped by length; by default as many as an estimate of the memory allows.
             progress: show a bar with the time left.
             trajectory: keep every state, and return a `Trajectory` for `canonkit.play`: for a few dozen samples. The
@@ -136,9 +137,11 @@ class OrbitModel(nn.Module):
         if trajectory and randomize:
             raise ValueError("a trajectory ends in canonical poses: leave out randomize")
         device = self.size_counts.device
-        generator = torch.Generator()
-        generator.seed() if seed is None else generator.manual_seed(checked_seed(seed))
-        sizes = self.sample_sizes(count, generator) if sizes is None else torch.as_tensor(sizes).cpu()
+        seed = torch.Generator().seed() if seed is None else seed
+        sizes = self.sample_sizes(count, Draws(seed, count, SIZES)) if sizes is None else torch.as_tensor(sizes).cpu()
+        if (sizes < 1).any():
+            raise ValueError(f"a size of {int(sizes.min())}: give each molecule one atom or more")
+        draws = Draws(seed, len(sizes))
         batches = self._batches(sizes, batch_size)
         total = len(batches) * self.process.evaluations(steps)
         done, paths = [], []
@@ -146,20 +149,21 @@ class OrbitModel(nn.Module):
         self.eval()
         try:
             bar = tqdm(total=total, desc=f"sampling {len(sizes)}", unit="step", disable=not progress)
-            with bar, repeatable(generator):
+            with bar:
                 for rows in batches:
                     path = {"path": []} if trajectory else {}
-                    done.append(
-                        self.process.sample(
-                            self.network,
-                            sizes[rows].to(device),
-                            steps,
-                            generator,
-                            **options,
-                            **path,
-                            on_step=lambda t, z: bar.update(),
+                    with repeatable(own := draws[rows]):
+                        done.append(
+                            self.process.sample(
+                                self.network,
+                                sizes[rows].to(device),
+                                steps,
+                                own,
+                                **options,
+                                **path,
+                                on_step=lambda t, z: bar.update(),
+                            )
                         )
-                    )
                     paths += path.values()
         except KeyboardInterrupt:
             if not done:
@@ -167,8 +171,9 @@ class OrbitModel(nn.Module):
             warnings.warn(f"interrupted: {sum(map(len, done))} of {len(sizes)} samples are done", stacklevel=2)
         finally:
             self.train(was_training)
-        order = torch.argsort(torch.cat(batches[: len(done)])).to(device)
+        made, order = torch.cat(batches[: len(done)]).sort()
+        order = order.to(device)
         if trajectory:
             return joined(paths, self.process.space, order)
         samples = self.process.space.cat(done)[order]
-        return self.process.space.randomize(samples, generator) if randomize else samples
+        return self.process.space.randomize(samples, Draws(seed, made, TURNS)) if randomize else samples

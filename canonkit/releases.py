@@ -9,6 +9,7 @@ NAME.json           the card: recipe and settings, data and its hash, steps, mol
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -16,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as read_weights
+from safetensors.torch import save_file
 
 from canonkit.files import in_short, replacing, sha256, weights_folder
 from canonkit.names import choose
@@ -67,15 +69,17 @@ def load(name: str, published: str | None = None) -> Run:
     if name not in known:
         raise ValueError(f"no weights are called {name!r}: {choose(name, known)}")
     folder, card = known[name]
-    path, new = folder / f"{name}.safetensors", _next(folder, name)
-    if new.is_file() and sha256(new) == card["weights_sha256"]:
-        path = new
-    if not path.is_file() or sha256(path) != card["weights_sha256"]:
+    path = folder / f"{name}.safetensors"
+    for file in (_next(folder, name), path):  # read once, as it may be replaced meanwhile
+        content = file.read_bytes() if file.is_file() else b""
+        if hashlib.sha256(content).hexdigest() == card["weights_sha256"]:
+            break
+    else:
         what = "is not the file that its card describes" if path.is_file() else "is missing"
         raise ValueError(f"{path} {what}: {RESTORE}")
     recipe, model = Recipe.rebuilt(card, folder / f"{name}.card.json")
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(read_weights(content))
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit its card ({in_short(error, last=True)}): {RESTORE}") from error
     model.eval().requires_grad_(False)

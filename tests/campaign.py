@@ -56,8 +56,9 @@ from canonkit.published import read_tensors
 from canonkit.queue import read_queue
 from canonkit.recipes import load_run, recipe
 from canonkit.tables import Table
-from canonkit.training import read_log, train
+from canonkit.training import loop, read_log, train
 from canonkit.training.checkpoint import read_checkpoint, write_checkpoint
+from canonkit.widgets import threedmol
 
 SLOW = (
     "torch._dynamo",
@@ -66,6 +67,7 @@ SLOW = (
     "matplotlib.pyplot",
     "scipy.spatial",
     "tqdm.auto",
+    "torch_geometric.data",
 )  # imported before children are made
 FORK = get_context("fork")
 SECONDS, BYTES = 10, 10**9  # for one try
@@ -158,6 +160,30 @@ def read_wheel(folder: Path):
     return qm9_files.parse_qm9pack(False)
 
 
+def pyg(folder: Path) -> None:
+    """Molecules as PyTorch Geometric saves its processed QM9."""
+    from torch_geometric.data import Data, InMemoryDataset
+
+    x = molecules()
+    items = [Data(pos=m.positions[0], z=m.numbers[0], idx=b, name=f"gdb_{b + 1}") for b, m in enumerate(x)]
+    InMemoryDataset.save(items, str(folder / "data_v3.pt"))
+
+
+def three_dmol(folder: Path) -> None:
+    """A copy of 3Dmol.js that the user named, with its hash."""
+    path, content = folder / "labextensions" / "canonkit" / threedmol.FILE, b"var $3Dmol = {};\n" * 200
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    path.with_suffix(".sha256").write_text(hashlib.sha256(content).hexdigest())
+
+
+def read_three_dmol(folder: Path) -> bytes | None:
+    os.environ["JUPYTER_DATA_DIR"] = str(folder)
+    os.environ.pop(threedmol.SOURCE, None)
+    found = threedmol.local_copy()  # asked offline, so that None stands for fetching it anew
+    return None if found is None else found.read_bytes()
+
+
 def run_digest(run) -> str:
     return digest([run.model.state_dict(), run.card, run.log, run.step, run.seconds])
 
@@ -237,6 +263,8 @@ READERS = {
         lambda f: ck.write(replace(molecules(), titles=tuple(f"gdb_{b}" for b in range(1, 13))), f / "gdb9.sdf"),
         lambda f: qm9_files.parse_sdf(f / "gdb9.sdf", set(range(1, 13)), False),
     ),
+    "pyg": Reader("data_v3.pt", pyg, lambda f: qm9_files.parse_pyg(f / "data_v3.pt", False)),
+    "3dmol": Reader(f"labextensions/canonkit/{threedmol.FILE}", three_dmol, read_three_dmol, True),
     "published": Reader(
         "weights.npy",
         lambda f: torch.save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2)}, f / "weights.npy"),
@@ -684,20 +712,65 @@ def _trained(folder: Path) -> tuple[str, str]:
     return digest(None if found is None else [found[0], found[1]["step"]]), digest(log)
 
 
-def together(count: int, seed: int) -> Counter:
-    """Reads what others write at the same time: a cache, and a run that is being trained."""
-    found: Counter = Counter()
-    for writer in (WRITERS["a cache"], WRITERS["sample -o .xyz"]):
-        with place("") as folder:
-            versions = _versions(writer, folder)
-            writers = [FORK.Process(target=_forever, args=(writer, folder)) for _ in range(3)]
-            found += _looked(writers, lambda w=writer, f=folder, v=versions: _read(w, f) in v, count)
+def shared(name: str, count: int) -> Counter:
+    """Reads what three others write at the same time; what only one may write, one."""
+    writer = WRITERS[name]
+    with place(name) as folder:
+        versions = _versions(writer, folder)
+        several = 1 if name in ("a checkpoint", "a release") else 3
+        writers = [FORK.Process(target=_forever, args=(writer, folder)) for _ in range(several)]
+        return _looked(writers, lambda: _read(writer, folder) in versions, count)
+
+
+def sampled(count: int) -> Counter:
+    """Loads a run that is being trained, and samples from it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         in_child(small_run, folder, 5)
         trainer = FORK.Process(target=_train_on, args=(folder,))
-        found += _looked([trainer], lambda: load_run(folder).step >= 5, count)
+        return _looked([trainer], lambda: len(load_run(folder).sample(2, 2)) == 2, count)
+
+
+def raced(count: int, steps: int = 30) -> Counter:
+    """Starts two trainings in one folder: one must be refused, and the other must end as if it had been alone."""
+    found: Counter = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        in_child(small_run, Path(scratch) / "whole", steps)
+        right = in_child(_trained, Path(scratch) / "whole")
+        for k in range(count):
+            folder = Path(scratch) / f"raced-{k}"
+            ends = [FORK.Pipe(False) for _ in range(2)]
+            children = [FORK.Process(target=_claim, args=(folder, steps, theirs)) for _, theirs in ends]
+            for child in children:
+                child.start()
+            said = [ours.recv() for ours, _ in ends]
+            for child in children:
+                child.join()
+            now = in_child(_trained, folder)
+            refused = [s for s in said if s.startswith("FileExistsError") and "\n" not in s]
+            good = now == right and len(refused) == 1 and "trained" in said
+            found["whole" if good else f"LOST: {said!r:.200}"] += 1
+            if not good:
+                print(f"  two trainings: {said!r:.300}", flush=True)
+            shutil.rmtree(folder)
     return found
+
+
+def _claim(folder: Path, steps: int, pipe) -> None:
+    loop.locked_folder = functools.partial(loop.locked_folder, patience=0.0)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            small_run(folder, steps)
+        pipe.send("trained")
+    except BaseException as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+TOGETHER = {
+    **{name: functools.partial(shared, name) for name in WRITERS if not name.endswith("png")},
+    "sampling while training": sampled,
+    "two trainings in one folder": raced,
+}
 
 
 def _train_on(folder: Path) -> None:
@@ -741,9 +814,11 @@ def campaign(sizes: dict[str, int], seed: int = 0, only: str = "") -> Iterator[t
         for name in WRITERS if part in sizes else ():
             if only in name:
                 yield part, name, work(name, sizes[part], seed)
-    for part, work in (("training", training_killed), ("together", together)):
-        if part in sizes and only in part:
-            yield part, part, work(sizes[part], seed)
+    if "training" in sizes and only in "training":
+        yield "training", "training", training_killed(sizes["training"], seed)
+    for name, work in TOGETHER.items() if "together" in sizes else ():
+        if only in name:
+            yield "together", name, work(sizes["together"])
 
 
 def table(found: list[tuple[str, str, Counter]]) -> Table:

@@ -17,7 +17,7 @@ from canonkit import files
 from canonkit.data.packed import unpack
 from canonkit.data.rotmnist import _gunzip
 from canonkit.data.stored import load_stored, store
-from canonkit.files import cache_folder, replacing
+from canonkit.files import cache_folder, replacing, settled
 from canonkit.metrics import known_smiles
 from canonkit.molecules import Molecules
 from canonkit.tables import Table
@@ -273,3 +273,26 @@ def test_text_from_a_card_stays_text_in_html(monkeypatch):
     for page in (releases.pretrained()._repr_html_(), table2()._repr_html_()):
         assert "&lt;script" in page
         assert "<script" not in page
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path):
+    path, seen = tmp_path / "a", []
+    path.write_text("old")
+
+    def read():
+        seen.append(path.read_text())
+        if len(seen) == 1:
+            with replacing(path) as temporary:
+                temporary.write_text("new")
+        if seen[-1] == "damaged" or len(seen) == 1:
+            raise ValueError("half of a file")
+        return seen[-1]
+
+    assert settled(path, read) == "new"
+    path.write_text("damaged")
+    with pytest.raises(ValueError, match="half of a file"):
+        settled(path, read)
+    assert len(seen) == 3
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        settled(path, read)

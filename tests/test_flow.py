@@ -165,7 +165,7 @@ def test_in_an_order_left_to_chance_types_follow_the_network_s_probabilities():
 
 
 def test_samples_repeat_with_a_seed_and_bad_steps_are_refused():
-    model = recipe("CanonFlow").build(COUNTS)
+    model = lively(recipe("CanonFlow").build(COUNTS), 0.05)
     a, b, c = (model.sample(3, 4, seed=s).positions for s in (0, 0, 1))
     assert a.equal(b)
     assert a.shape != c.shape or not a.equal(c)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from canonkit.data.stored import installed_files
 from canonkit.extras import require
+from canonkit.files import in_short
 from canonkit.molecules import ATOMIC_NUMBERS
 
 COUNT = 130_831
@@ -118,7 +119,9 @@ def parse_pyg(path: Path, progress: bool) -> dict[str, Tensor]:
         ends = slices["pos"]
         positions, numbers = data["pos"].float(), data["z"].to(torch.uint8)
     except Exception as error:  # torch, zipfile and pickle each have their own way to say it
-        raise ValueError(f"{path} is no processed QM9 of PyTorch Geometric ({error}): give data_v3.pt") from error
+        raise ValueError(
+            f"{path} is no processed QM9 of PyTorch Geometric ({in_short(error)}): give data_v3.pt"
+        ) from None
     index = data["idx"] + 1 if "idx" in data else torch.arange(len(ends) - 1)
     return {
         "positions": positions.contiguous(),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from canonkit.files import CACHE, replacing
+from canonkit.files import CACHE, replacing, settled
 
 
 def content_hash(tensors: dict[str, Tensor]) -> str:
@@ -40,15 +40,19 @@ def load_stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         return None
     if not os.access(path, os.R_OK):
         raise PermissionError(f"{path} may not be read: change that, or set {CACHE} to a folder of your own")
-    try:
+
+    def read() -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
             about = file.metadata() or {}
+        if about.pop("seal", None) != _seal(tensors, about) or content_hash(tensors) != about.get("sha256"):
+            raise ValueError("its content is not what was written")
+        return tensors, about
+
+    try:
+        return settled(path, read)
     except Exception:  # a damaged header has many ways to fail
         return None
-    sealed = about.pop("seal", None)
-    whole = sealed == _seal(tensors, about) and content_hash(tensors) == about.get("sha256")
-    return (tensors, about) if whole else None
 
 
 def store(path: Path, tensors: dict[str, Tensor], **about: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ from torch import Tensor
 from canonkit.groups import act, haar_rotations, inverse
 from canonkit.model import OrbitModel
 from canonkit.molecules import Molecules
+from canonkit.randomness import Draws, Source, normal, uniform
 
 ANYWHERE = 0.02  # u
 WIDTHS = (0.003, 0.01, 0.03, 0.1, 0.3)  # radians, of which `likelihood` chooses
@@ -45,15 +46,15 @@ class Near:
     width: float
     anywhere: float = ANYWHERE
 
-    def draw(self, h: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def draw(self, h: Tensor, generator: Source | None = None) -> tuple[Tensor, Tensor]:
         """R (B, 3, 3) and log q(R) (B,), in float64, for the rotations h (B, 3, 3) that they lie near."""
         everywhere = haar_rotations(len(h), generator=generator, dtype=torch.float64)
-        uniform = torch.rand(len(h), generator=generator, dtype=torch.float64)
-        v = self.width * torch.randn(len(h), 3, generator=generator, dtype=torch.float64)
+        chance = uniform((len(h),), generator, "cpu", torch.float64)
+        v = self.width * normal((len(h), 3), generator, "cpu", torch.float64)
         while (far := v.norm(dim=1) >= torch.pi).any():
-            v[far] = self.width * torch.randn(int(far.sum()), 3, generator=generator, dtype=torch.float64)
+            v = torch.where(far[:, None], self.width * normal((len(h), 3), generator, "cpu", torch.float64), v)
         near = h.double().cpu() @ torch.linalg.matrix_exp(_skew(v))
-        R = torch.where((uniform < self.anywhere)[:, None, None], everywhere, near)
+        R = torch.where((chance < self.anywhere)[:, None, None], everywhere, near)
         return R.to(h.device), self.log_density(h.double().cpu(), R).to(h.device)
 
     def log_density(self, h: Tensor, R: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ def importance_nll(
     near: Near,
     *,
     draws: int = 64,
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
 ) -> Tensor:
     """-log p(x), (B,), where `nll` is exact: -log of the mean of p_slice(R^-1 x) / q(R) over draws of R.
 
@@ -157,7 +158,7 @@ def likelihood(
         equivariant: the network is: nothing is to be turned.
         passes: draws for each molecule.
         batch_size: molecules at a time.
-        seed: of times, noises and rotations.
+        seed: of times, noises and rotations, which do not depend on batch_size.
         progress: show a bar.
 
     Raises:
@@ -172,17 +173,18 @@ def likelihood(
 
     def means(some: Molecules, width: float, times: int, bar) -> tuple[Tensor, Tensor]:
         near = HAAR if equivariant else Near(width)
-        generator = torch.Generator().manual_seed(seed)
         own, all_poses = torch.zeros(len(some), dtype=torch.float64), torch.zeros(len(some), dtype=torch.float64)
         order = torch.argsort(some.sizes.cpu(), stable=True)
         with torch.no_grad():
-            for _ in range(times):
+            for k in range(times):
                 for rows in order.split(batch_size):
                     c = model.canonicalizer(some[rows].trim().to(model.size_counts.device)).x
-                    own[rows] += model.canonical_nll(c, generator).double().cpu() / times
+                    # Three streams per pass: how often a rotation is drawn again depends on the batch.
+                    slices, turns, poses = (Draws(seed, rows, 3 * k + j) for j in range(3))
+                    own[rows] += model.canonical_nll(c, slices).double().cpu() / times
                     one = torch.eye(3, dtype=torch.float64, device=c.device).expand(len(c), 3, 3)
-                    R, log_q = near.draw(one, generator)
-                    turned = model.canonical_nll(turned_back(c, R), generator).double()
+                    R, log_q = near.draw(one, turns)
+                    turned = model.canonical_nll(turned_back(c, R), poses).double()
                     all_poses[rows] += (turned + log_q).cpu() / times
                     bar.update(len(rows))
         return own, all_poses

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from canonkit.groups import act, compose, gram_schmidt, haar_orthogonal, haar_rotations, inverse
 from canonkit.networks.dit import Transformer
-from canonkit.randomness import for_batch
+from canonkit.randomness import for_batch, normal
 
 NOISE = 3  # entries of eta per atom
 
@@ -41,7 +41,7 @@ class Haar(nn.Module):
     def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
         """R (B, 3, 3)."""
         draw = haar_orthogonal if self.reflections else haar_rotations
-        return for_batch(lambda B: draw(B, dtype=z.dtype, device=z.device), len(z))
+        return for_batch(lambda B, source: draw(B, generator=source, dtype=z.dtype, device=z.device), len(z))
 
 
 class Turn(nn.Module):
@@ -65,7 +65,7 @@ class Turn(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, z: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
-        eta = for_batch(lambda B: torch.randn(B, z.shape[1], NOISE, dtype=z.dtype, device=z.device), len(z))
+        eta = for_batch(lambda B, source: normal((B, z.shape[1], NOISE), source, z.device, z.dtype), len(z))
         h = self.out(self.transformer(torch.cat([z, eta], dim=-1), t, mask, self.fast_dtype))
         real = h.new_ones(h.shape[:2]) if mask is None else mask.to(h.dtype)
         mean = (h * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
@@ -105,7 +105,7 @@ class Symmetrised(nn.Module):
         network: k, any network (z, t, mask) -> eps_hat.
         kernel: gamma, a module (z, t, mask) -> R.
 
-    It draws from torch's global random numbers; `canonkit.randomness.repeatable` ties them to a generator.
+    It draws from torch's global random numbers; `canonkit.randomness.repeatable` ties them to a source.
     """
 
     def __init__(self, network: nn.Module, kernel: nn.Module):

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
+
+from canonkit.randomness import Source
 
 Network = Callable[..., Tensor]  # (z_t, t in [0, 1], mask) -> what the process asks for, of z_t's shape
 
@@ -58,7 +59,7 @@ class Process(nn.Module):
             raise ValueError(f"steps {steps} is above {self.most}")
         return steps
 
-    def draw(self, x, generator: torch.Generator | None = None):
+    def draw(self, x, generator: Source | None = None):
         """The randomness of a training step for a batch; `draw[rows]` is that of some of its samples."""
         raise NotImplementedError
 
@@ -82,7 +83,7 @@ class Process(nn.Module):
         """The draw of a batch that several processes are to share: what a part of it must know of the whole."""
         return draw
 
-    def nll(self, network: Network, x, generator: torch.Generator | None = None) -> Tensor:
+    def nll(self, network: Network, x, generator: Source | None = None) -> Tensor:
         """A bound on -log p(x), (B,) nats, where the process has one (`has_nll`).
 
         Raises:

@@ -26,6 +26,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 from canonkit.processes.base import Loss, Network, Process
 from canonkit.processes.spaces import Euclidean
+from canonkit.randomness import Draws, Source, choose
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +94,17 @@ class Diffusion(Process):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def draw(self, x, generator: torch.Generator | None = None) -> Draw:
+    def draw(self, x, generator: Source | None = None) -> Draw:
         """Times uniform on {0..T} and noise, for a batch."""
         z, mask = self.space.encode(x)
-        home = generator.device if generator is not None else z.device
-        t = torch.randint(0, self.T + 1, (len(z),), generator=generator, device=home)
+        if isinstance(generator, Draws):
+            t = choose(torch.ones(self.T + 1), len(z), generator)
+        else:
+            home = generator.device if generator is not None else z.device
+            t = torch.randint(0, self.T + 1, (len(z),), generator=generator, device=home)
         return Draw(t, self.space.noise(z, mask, generator))
 
-    def noised(self, x, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def noised(self, x, generator: Source | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """What a network is given in training: z_t, t / T in [0, 1] and the mask, at one random time per sample."""
         draw = self.draw(x, generator)
         z, mask = self.space.encode(x)
@@ -138,7 +142,7 @@ class Diffusion(Process):
     # -- likelihood ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def nll(self, network: Network, x, generator: torch.Generator | None = None) -> Tensor:
+    def nll(self, network: Network, x, generator: Source | None = None) -> Tensor:
         """An unbiased estimate of the bound on -log p(x), (B,) nats, from one t and one eps per sample.
 
         For molecules: of positions with the mean removed, and types, given the number of atoms.
@@ -148,8 +152,7 @@ class Diffusion(Process):
         # The weights w_t of the sum over t peak at small t, so half of the times are drawn in proportion to them.
         w = 0.5 * torch.expm1(self.gamma.diff())
         q = 0.5 / self.T + 0.5 * w / w.sum()
-        home = generator.device if generator is not None else "cpu"
-        t = torch.multinomial(q.to(home, torch.float32), len(z), replacement=True, generator=generator).cpu()
+        t = choose(q.float(), len(z), generator).cpu()
         alpha, sigma = self._alpha_sigma(t + 1, z)
         eps = space.noise(z, mask, generator)
         square = (eps - self._predict(network, alpha * z + sigma * eps, t + 1, mask)).square()
@@ -179,7 +182,7 @@ class Diffusion(Process):
         network: Network,
         sizes: Tensor,
         steps: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Source | None = None,
         eta: float = 1.0,
         on_step: Callable[[int, Tensor], None] | None = None,
         path: list | None = None,
@@ -190,7 +193,7 @@ class Diffusion(Process):
             network: the denoiser.
             sizes: atoms per molecule; for `Euclidean` data only its length counts. Its device is the device used.
             steps: network evaluations, at times evenly spaced over 0..T, both included; all T + 1 by default.
-            generator: for repeatable samples.
+            generator: for repeatable samples; with `Draws` none depends on the others of its batch.
             eta: share of ancestral sampling's noise; 0 is DDIM, for few steps.
             on_step: called as on_step(t, z_t) after every evaluation but the last: for progress bars and pictures.
             path: the states z_t are appended to it as data, and at last the samples.

@@ -36,6 +36,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from canonkit.molecules import Molecules
 from canonkit.processes.base import Loss, Network, Process
 from canonkit.processes.spaces import MoleculeSpace
+from canonkit.randomness import Source, uniform
 
 POSITIONS, KINDS, BONDS = 1.0, 0.2, 0.5  # weights of the loss
 NEAR = 2.7  # Å; pairs whose distances have a loss of their own
@@ -185,34 +186,33 @@ class FlowMatching(Process):
         """Fits the prior."""
         self.prior.fit(canonical)
 
-    def _start(self, z: Tensor, mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def _start(self, z: Tensor, mask: Tensor | None, generator: Source | None) -> Tensor:
         noise = self.space.noise(z[..., :3], mask, generator)
         return self.space.project(self.prior(noise, mask), mask)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def draw(self, x: Molecules, generator: torch.Generator | None = None) -> FlowDraw:
+    def draw(self, x: Molecules, generator: Source | None = None) -> FlowDraw:
         """Times, x_0 and what is masked, for a batch in canonical pose."""
         z, mask = self.space.encode(x)
-        home = generator.device if generator is not None else z.device
 
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=home).to(z)
+        def draw(*shape: int) -> Tensor:
+            return uniform(shape, generator, z.device).to(z)
 
         B, N, _ = z.shape
-        t = uniform(B).sqrt()
+        t = draw(B).sqrt()
         start = self._start(z, mask, generator)
         if self.coupling:
             start = start[transport(start, z[..., :3], x.sizes)]
-        u, v = uniform(B, N), _symmetric(uniform(B, N, N)) if self.space.graphs else None
-        twice, push = self.space.self_conditioning and bool(uniform(1) < 0.5), None
+        u, v = draw(B, N), _symmetric(draw(B, N, N)) if self.space.graphs else None
+        twice, push = self.space.self_conditioning and bool(draw(1) < 0.5), None
         if self.correction:
-            pushed = (uniform(B, 1) < 0.5) & (uniform(B, N) < 0.5) & (t > CORRECTED_FROM)[:, None]
-            sd = self.correction * uniform(B, 1) * pushed
+            pushed = (draw(B, 1) < 0.5) & (draw(B, N) < 0.5) & (t > CORRECTED_FROM)[:, None]
+            sd = self.correction * draw(B, 1) * pushed
             push = sd[..., None] * self.space.noise(z[..., :3], mask, generator)
         earlier = None
         if self.unrolled and twice:
-            earlier = (1 - (1 - t) * (1 + LONGEST_STEP * uniform(B))).clamp(min=0)
+            earlier = (1 - (1 - t) * (1 + LONGEST_STEP * draw(B))).clamp(min=0)
         return FlowDraw(t, start, u, v, twice, push, earlier)
 
     def loss(self, network: Network, x: Molecules, draw: FlowDraw | None = None) -> Loss:
@@ -297,7 +297,7 @@ class FlowMatching(Process):
         network: Network,
         sizes: Tensor,
         steps: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Source | None = None,
         heun: bool = False,
         power: float = 3.0,
         temperature: float | None = None,
@@ -312,7 +312,7 @@ class FlowMatching(Process):
             network: predicts x_1 and types.
             sizes: atoms per molecule; its device is the device used.
             steps: network evaluations.
-            generator: for repeatable samples.
+            generator: for repeatable samples; with `Draws` none depends on the others of its batch.
             heun: correct each step by the velocity at its end: two evaluations for all steps but the last.
             power: times are t = 1 - (1 - k / n)^power, k = 0..n: denser near the data than evenly spaced ones, power 1.
             temperature: of kinds and bonds, which are drawn from softmax(logits / temperature); below 1 likely ones
@@ -413,24 +413,25 @@ def unmask(
     logits: Tensor,
     temperature: float,
     choice_temperature: float,
-    generator: torch.Generator | None,
+    generator: Source | None,
 ) -> Tensor:
     """Tokens of which, in every molecule, that share of those at `places` is not `masked`.
 
     All masked ones are drawn from softmax(logits / temperature); kept are those with the largest
     log p / choice_temperature + (1 - share) * Gumbel.
     """
+    # Before anything is looked at: what is drawn for a molecule must not depend on the others.
+    by_chance, of_order = (uniform(tuple(tokens.shape), generator, tokens.device).clamp(min=2**-24) for _ in range(2))
     hidden = places & (tokens == masked)
     inner = tuple(range(1, tokens.ndim))
     more = (share * places.sum(inner)).round() - (places & ~hidden).sum(inner)
     if not (more > 0).any():
         return tokens
-    home = generator.device if generator is not None else tokens.device
-    p = (logits[hidden] / temperature).float().softmax(-1).to(home)
-    drawn = torch.multinomial(p, 1, generator=generator)
-    gumbel = -torch.empty(drawn.shape, device=home).exponential_(generator=generator).log()
+    p = (logits[hidden] / temperature).float().softmax(-1)
+    total = p.cumsum(-1)
+    drawn = (total < by_chance[hidden][:, None] * total[:, -1:]).sum(-1, keepdim=True)
+    gumbel = -(-of_order[hidden][:, None].log()).log()
     score = p.gather(1, drawn).log() / choice_temperature + (1 - share) * gumbel
-    drawn, score = drawn.to(tokens.device), score.to(tokens.device)
     scores = score.new_full(tokens.shape, -torch.inf).masked_scatter(hidden, score)
     rank = scores.flatten(1).argsort(1, descending=True).argsort(1).view_as(tokens)
     kept = hidden & (rank < more.view(-1, *[1] * len(inner)))

@@ -83,5 +83,7 @@ class AlignedPrior(nn.Module):
     def forward(self, noise: Tensor, mask: Tensor | None) -> Tensor:
         """x_0 from standard normal noise (B, N, 3), not centred yet."""
         B, N, _ = noise.shape
+        if self.mean.shape[1] < N:
+            raise ValueError(f"a molecule of {N} atoms is longer than the model's longest, {self.mean.shape[1]}")
         sizes = torch.full((B,), N, device=noise.device) if mask is None else mask.sum(1)
         return self.mean[sizes, :N].to(noise) + self.sd[sizes, :N].to(noise) * noise

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from canonkit.groups import haar_rotations, random_permutations, rotate
 from canonkit.molecules import ELEMENTS, Molecules
+from canonkit.randomness import Source, normal, uniform
 
 
 class Euclidean:
@@ -35,7 +36,7 @@ class Euclidean:
         """Batches of samples as one."""
         return torch.cat(list(batches))
 
-    def randomize(self, x: Tensor, generator: torch.Generator | None = None):
+    def randomize(self, x: Tensor, generator: Source | None = None):
         """g x with g drawn from the uniform measure of the group that acts on such data; here none does."""
         return x
 
@@ -55,11 +56,9 @@ class Euclidean:
         """z projected to the subspace that data and noise live in."""
         return z
 
-    def noise(self, z: Tensor, mask: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
+    def noise(self, z: Tensor, mask: Tensor | None, generator: Source | None = None) -> Tensor:
         """Gaussian noise of that subspace, shaped like z, drawn where the generator lives."""
-        home = z.device if generator is None else generator.device
-        eps = torch.randn(z.shape, generator=generator, device=home, dtype=z.dtype).to(z.device)
-        return self.project(eps, mask)
+        return self.project(normal(tuple(z.shape), generator, z.device, z.dtype), mask)
 
     def freedom(self, z: Tensor, mask: Tensor | None) -> Tensor:
         """Degrees of freedom of the continuous coordinates, (B,)."""
@@ -90,10 +89,9 @@ class ImageSpace(Euclidean):
         super().__init__(shape)
         self.unit, self.bounds = unit, (0.0 if unit else -1.0, 1.0)
 
-    def randomize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def randomize(self, x: Tensor, generator: Source | None = None) -> Tensor:
         """Images turned by angles uniform on the circle."""
-        home = generator.device if generator is not None else x.device
-        return rotate(x, 360 * torch.rand(len(x), generator=generator, device=home).to(x.device))
+        return rotate(x, 360 * uniform((len(x),), generator, x.device))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return x if self.unit else 2 * x - 1, None
@@ -123,9 +121,9 @@ class MoleculeSpace(Euclidean):
     def cat(self, batches: Sequence[Molecules]) -> Molecules:
         return Molecules.cat(batches)
 
-    def randomize(self, x: Molecules, generator: torch.Generator | None = None) -> Molecules:
+    def randomize(self, x: Molecules, generator: Source | None = None) -> Molecules:
         """Molecules turned by Haar rotations, their atoms in random order."""
-        turned = x.act(haar_rotations(len(x), generator=generator, device=x.device))
+        turned = x.act(haar_rotations(len(x), generator=generator, device=x.device, dtype=x.positions.dtype))
         return turned.permute(random_permutations(x.mask, generator=generator))
 
     def encode(self, x: Molecules) -> tuple[Tensor, Tensor | None]:

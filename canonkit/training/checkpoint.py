@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canonkit.files import in_short, replacing
+from canonkit.files import in_short, replacing, settled
 from canonkit.model import OrbitModel
 
 try:
@@ -97,7 +97,7 @@ def read_checkpoint(
         path = folder / name
         with suppress(FileNotFoundError):  # a checkpoint may be replaced at this moment; the one before it is there
             try:
-                found = _read(path, prefix)
+                found = settled(path, lambda path=path: _read(path, prefix))
             except FileNotFoundError:
                 raise
             except Exception as error:  # torch, pickle, zipfile, safetensors and the system have their own

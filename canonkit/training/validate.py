@@ -13,6 +13,7 @@ from canonkit.randomness import repeatable
 def validate(model: OrbitModel, data: Samples, *, seed: int = 0, batch_size: int = 256) -> dict[str, float]:
     """Training loss by terms and, of diffusion, NLL bound (nats): means over samples, same noise at every call.
 
+    The noise, and a flow's means over masked atoms, are those of batches of `batch_size`.
     The bound's terms at small t weigh most and are few in one draw per sample: its `nll_error` is the standard error.
     """
     was_training = model.training
