@@ -140,7 +140,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     queue: Annotated[Path | None, typer.Option(help="A file that lists runs to train.")] = None,
-    scale: Annotated[str, typer.Option(help="laptop or paper")] = "laptop",
+    scale: Annotated[str, typer.Option(help="laptop, paper or published")] = "laptop",
     minutes: Annotated[float | None, typer.Option(help="Training time, over all parts of a resumed run.")] = None,
     steps: Annotated[int | None, typer.Option(help="Number of training steps.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")] = False,

@@ -54,6 +54,7 @@ if TypeAdapter is not None:
         blocks: Depth
         multipliers: Annotated[list[Annotated[int, Field(ge=1, le=16)]], Field(min_length=1, max_length=8)]
         dropout: Share
+        times: Annotated[int, Field(ge=2, le=100_000)]
         frozen: bool
 
     @exact
@@ -84,6 +85,7 @@ if TypeAdapter is not None:
         kernel_settings: NotRequired[Sizes | None]
         flow: NotRequired[Flow | None]
         own: NotRequired[Form | None]
+        unit_images: NotRequired[bool]
 
     @exact
     class Settings(TypedDict, total=False):
@@ -96,6 +98,7 @@ if TypeAdapter is not None:
         warmup: Steps
         cool_from: Steps | None
         cool_to: Steps | None
+        one_cycle: Annotated[int, Field(ge=10, le=10**9)] | None
         clip: Annotated[float, Field(gt=0, le=1e9)] | None
         augment: bool
         distance_weight: Weight | None

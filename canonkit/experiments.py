@@ -19,8 +19,10 @@ from typing import Any
 from canonkit.described import parsed, sealed, unsealed
 from canonkit.files import replacing
 from canonkit.names import choose
+from canonkit.recipes.names import SYSTEMS
+from canonkit.recipes.recipe import FORMS
 from canonkit.recipes.run import Run
-from canonkit.results import evaluate_run, read_rows, save_evaluation
+from canonkit.results import PUBLISHED_ROTMNIST, evaluate_denoising, evaluate_run, read_rows, save_evaluation
 from canonkit.tables import Table
 from canonkit.trainer import train_recipe
 
@@ -38,7 +40,9 @@ class Experiment:
         steps: of training.
         settings: of training, the same for all rows.
         seeds: of which each trains a model.
-        samples, evaluations: how many samples are measured, and network evaluations for each.
+        samples, evaluations: how many samples are measured, and network evaluations for each; of images, how many of
+            the test images, and nothing.
+        scale: of the recipes.
     """
 
     title: str
@@ -48,6 +52,12 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2)
     samples: int = 1000
     evaluations: int | None = None
+    scale: str = "laptop"
+
+    @property
+    def images(self) -> bool:
+        """Whether it is a table of denoising errors of images, not of shares of molecules."""
+        return FORMS[SYSTEMS[self.recipes[0]].data].kind == "images"
 
     @property
     def file(self) -> str:
@@ -79,6 +89,22 @@ EXPERIMENTS = {
             steps=4000,
             settings={"cool_from": 2600, "cool_to": 4000, "validate_every": 1000, "sample_every": 0},
             evaluations=100,
+        ),
+        # A hundred and sixtieth of the published steps: what two cores do of the released network in an hour a row.
+        Experiment(
+            "Table 2",
+            (
+                "UNet",
+                "canon(p8)+UNet",
+                "canon(p16)+UNet",
+                "canon(p32)+UNet",
+                "canon(p16, fr)+UNet",
+                "arbitrary(16)+UNet",
+            ),
+            steps=500,
+            settings={"one_cycle": 500, "validate_every": 0},
+            samples=10_000,
+            scale="published",
         ),
     )
 }
@@ -193,7 +219,7 @@ def reproduce(
     out = Path(folder) / of.file.removesuffix(".json") / f"{name}-{seed}-again"
     measured = _measured(of, _trained(of, name, seed, out, minutes, progress), progress)
     compared = []
-    for key in (*SHARES, "validation_loss"):
+    for key in ["denoising_error"] if of.images else [*SHARES, "validation_loss"]:
         values = [r[key] for r in row_of]
         mean, spread = fmean(values), stdev(values)
         chance = mean * (1 - mean) / of.samples if key in SHARES else 0.0
@@ -209,6 +235,8 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
     every = stored(of, folder)
     for r in every:
         found[r["recipe"]].append(r)
+    if of.images:
+        return _errors_table(of, found)
     header = ["system", "seeds", *SHARES.values(), "validation loss", "bound (nats)", "training (min)"]
     rows = []
     for name, runs in found.items():
@@ -227,6 +255,28 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
     return Table(of.title, header, rows, notes)
 
 
+def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Table:
+    header = ["system", "published error", "seeds", "measured error", "training (min)"]
+    rows = [
+        [
+            name,
+            PUBLISHED_ROTMNIST.get(name, "–"),
+            str(len(runs)),
+            _spread([r["denoising_error"] for r in runs], 4),
+            _spread([r["seconds"] / 60 for r in runs], 0),
+        ]
+        for name, runs in found.items()
+    ]
+    notes = ["Published: Sareen et al. 2024, Table 2, on 2,000 images; 1,000 epochs, 79,000 steps, on one A100."]
+    every = [r for runs in found.values() for r in runs]
+    notes += [
+        f"Measured, images in [0, 1]: {e['test_images']:,} test images of {e['test_data'][:12]}, the same times and "
+        f"noise for all; {e['seen']:,} images seen, {e['hardware']}. Mean ± standard deviation over seeds."
+        for e in {(r["seen"], r["hardware"], r["test_data"]): r for r in every}.values()
+    ]
+    return Table(of.title, header, rows, notes)
+
+
 def _spread(values: list[float], digits: int) -> str:
     if not values:
         return "–"
@@ -236,12 +286,15 @@ def _spread(values: list[float], digits: int) -> str:
 
 def _trained(of: Experiment, name: str, seed: int, out: Path, minutes: float | None, progress: bool) -> Run:
     budget = {"steps": of.steps, "minutes": minutes, "resume": (out / "run.json").exists()}
-    return train_recipe(name, out, seed=seed, progress=progress, **budget, **of.settings)
+    return train_recipe(name, out, scale=of.scale, seed=seed, progress=progress, **budget, **of.settings)
 
 
 def _measured(of: Experiment, run: Run, progress: bool) -> dict[str, Any]:
     data = run.recipe.load(progress=progress)
-    found = evaluate_run(run, data, of.samples, of.evaluations, progress=progress)
+    if of.images:
+        found = evaluate_denoising(run, data, of.samples, progress=progress)
+    else:
+        found = evaluate_run(run, data, of.samples, of.evaluations, progress=progress)
     return found | {"date": date.today().isoformat()}
 
 

@@ -148,13 +148,25 @@ def evaluate_ablation(run: Run) -> dict:
 
 
 def evaluate_denoising(
-    run: Run, data: Dataset, *, against: Run | None = None, seed: int = 0, progress: bool = False
+    run: Run,
+    data: Dataset,
+    count: int | None = None,
+    *,
+    against: Run | None = None,
+    seed: int = 0,
+    progress: bool = False,
 ) -> dict:
     """Denoising error on the test images with its 95 % interval, validation loss, and the run's provenance.
 
-    `against` another run: also the mean difference of their errors, image by image, with its interval.
+    Args:
+        run: a model of images.
+        data: with test images.
+        count: the first so many of them; by default all.
+        against: another run: also the mean difference of their errors, image by image, with its interval.
+        seed: of times and noise.
+        progress: show a bar.
     """
-    images = data.part("test")
+    images = data.part("test")[:count]
     errors = denoising_errors(run.model, images, seed=seed, progress=progress)
     found = bootstrap(errors)
     result = {"test_images": len(images), "denoising_error": found.mean, "low": found.low, "high": found.high}

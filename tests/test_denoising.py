@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 import canonkit as ck
 from canonkit import releases
 from canonkit.metrics import Interval, bootstrap, denoising_errors
-from canonkit.networks import UNet
+from canonkit.networks import ShuffleUNet, UNet
+from canonkit.networks.shuffle_unet import Unit
 from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.recipes.recipe import Recipe
 from canonkit.recipes.run import load_run
@@ -55,6 +56,29 @@ def test_unet_keeps_the_shape_and_begins_at_zero():
         UNet(1, 12)
 
 
+def test_the_released_unet_has_the_released_size_and_looks_times_up_one_by_one():
+    """1,084,897 parameters: Sareen et al.'s code, counted."""
+    network = ShuffleUNet()
+    assert sum(p.numel() for p in network.parameters()) == 1_084_897
+    network.eval()
+    z = torch.randn(1, 1, 28, 28).expand(3, -1, -1, -1)
+    near, same, next_one = network(z, torch.tensor([400, 400.1, 401]) / 999)
+    assert torch.equal(near, same)
+    assert not torch.equal(near, next_one)
+    with pytest.raises(ValueError, match="27 x 28"):
+        network(torch.zeros(1, 1, 27, 28), torch.zeros(1))
+
+
+def test_channels_of_a_halving_unit_all_see_the_whole_input():
+    unit = Unit(8, 16, halve=True).eval()
+    x = torch.randn(2, 8, 8, 8, requires_grad=True)
+    out = unit(x)
+    assert out.shape == (2, 16, 4, 4)
+    for channel in (0, 1):  # of the left and of the right branch
+        (gradient,) = torch.autograd.grad(out[:, channel].sum(), x, retain_graph=True)
+        assert (gradient.abs().sum((0, 2, 3)) > 0).all()
+
+
 def test_unet_depends_on_time_and_on_every_pixel():
     torch.manual_seed(0)
     net = UNet(1, 8, (1, 2), 1)
@@ -94,6 +118,22 @@ def test_every_row_of_table_2_is_a_recipe(name):
 def test_rows_share_the_initial_unet():
     states = [recipe(name).build(torch.tensor([0, 1])).network.state_dict() for name in TABLE_2]
     assert all(torch.equal(states[0][k], other[k]) for other in states[1:] for k in other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLE_2)
+def test_the_released_form_sees_images_in_zero_to_one_at_a_thousand_times(name):
+    made = recipe(name, "published", batch_size=2)
+    assert made.network == "ShuffleUNet"
+    model = made.build(torch.tensor([0, 1]))
+    assert (model.process.T, model.process.space.bounds) == (999, (0.0, 1.0))
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(model.process.space.encode(x)[0], x)
+    assert torch.isfinite(model(x).total)
+    again = Recipe.from_card(made.card("0" * 64, 1, torch.tensor([0, 1])))
+    assert again.build(torch.tensor([0, 1])).process.space.unit
+    with pytest.raises(ValueError, match="no published scale"):
+        recipe("GDM", "published")
 
 
 # -- training ---------------------------------------------------------------------------------------------------------

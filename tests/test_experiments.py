@@ -71,3 +71,22 @@ def test_the_same_seed_agrees_and_a_changed_row_does_not(made, tmp_path):
 def test_a_row_that_is_not_stored_cannot_be_compared(tmp_path):
     with pytest.raises(ValueError, match="0 runs of DiT-heavy"):
         reproduce(TINY, "DiT", tmp_path)
+
+
+def test_a_table_of_images_has_their_errors_and_the_published_ones(tmp_path):
+    tiny = Experiment(
+        "Tiny digits",
+        ("UNet", "canon(p16)+UNet"),
+        steps=1,
+        settings={"one_cycle": 10, "batch_size": 4, "validate_every": 0},
+        seeds=(0,),
+        samples=8,
+        scale="published",
+    )
+    (row,) = rebuild(tiny, "UNet", tmp_path, progress=False)
+    assert (row["test_images"], row["scale"], row["seen"]) == (8, "published", 4)
+    first, empty = results_table(tiny, tmp_path).rows
+    assert first[:4] == ["UNet", ".0312", "1", f"{row['denoising_error']:.4f}"]
+    assert empty[:4] == ["canon(p16)+UNet", ".0255", "0", "–"]
+    with pytest.raises(ValueError, match="1 runs of UNet"):
+        reproduce(tiny, "UNet", tmp_path)

@@ -459,6 +459,19 @@ def test_rates_rise_stay_and_fall():
     assert Settings().rate(10**9) == 1
 
 
+def test_the_one_cycle_policy_is_torchs():
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.9)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=100, pct_start=0.25)
+    settings = Settings(one_cycle=100)
+    for k in range(100):
+        assert settings.rate(k) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        if k < 99:
+            theirs.step()
+    assert settings.rate(1000) == settings.rate(99)
+
+
 def test_cards_and_run_files_of_earlier_versions_are_read_under_their_present_names(tmp_path):
     made = recipe("CanonFlow-heavy").card("0" * 64, 10, torch.ones(10))
     old = json.loads(json.dumps(made | {"hardware": "a laptop", "torch": "2.6"}))

@@ -5,7 +5,8 @@ from canonkit.networks.dit import DiT
 from canonkit.networks.egnn import EGNN
 from canonkit.networks.gnn import GNN
 from canonkit.networks.mc_egnn import MCEGNN
+from canonkit.networks.shuffle_unet import ShuffleUNet
 from canonkit.networks.symmetrised import Haar, Recursive, Symmetrised, Turn
 from canonkit.networks.unet import UNet
 
-__all__ = ["EGNN", "GNN", "MCEGNN", "Canon", "DiT", "Haar", "Recursive", "Symmetrised", "Turn", "UNet"]
+__all__ = ["EGNN", "GNN", "MCEGNN", "Canon", "DiT", "Haar", "Recursive", "ShuffleUNet", "Symmetrised", "Turn", "UNet"]

@@ -78,19 +78,26 @@ class Euclidean:
 
 
 class ImageSpace(Euclidean):
-    """Images (B, C, H, H) with values in [0, 1], on which SO(2) acts."""
+    """Images (B, C, H, H) with values in [0, 1], on which SO(2) acts.
 
-    bounds = -1.0, 1.0
+    Args:
+        shape: (C, H, H).
+        unit: z is the image as it is, in [0, 1]; otherwise z = 2 x - 1. The same noise hides more of the former.
+    """
+
+    def __init__(self, shape: Sequence[int], unit: bool = False):
+        super().__init__(shape)
+        self.unit, self.bounds = unit, (0.0 if unit else -1.0, 1.0)
 
     def randomize(self, x: Tensor, generator: Source | None = None) -> Tensor:
         """Images turned by angles uniform on the circle."""
         return rotate(x, 360 * uniform((len(x),), generator, x.device))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return 2 * x - 1, None
+        return x if self.unit else 2 * x - 1, None
 
     def decode(self, z: Tensor, mask: Tensor | None) -> Tensor:
-        return ((z + 1) / 2).clamp(0, 1)
+        return (z if self.unit else (z + 1) / 2).clamp(0, 1)
 
 
 class MoleculeSpace(Euclidean):

@@ -15,7 +15,7 @@ from canonkit.data.qm9 import FORM, HEAVY_FORM, load_qm9
 from canonkit.data.rotmnist import SIDE, load_rotmnist
 from canonkit.files import in_short
 from canonkit.model import OrbitModel
-from canonkit.networks import EGNN, GNN, Canon, DiT, Haar, Recursive, Symmetrised, Turn, UNet
+from canonkit.networks import EGNN, GNN, Canon, DiT, Haar, Recursive, ShuffleUNet, Symmetrised, Turn, UNet
 from canonkit.processes import (
     AlignedPrior,
     Diffusion,
@@ -40,7 +40,16 @@ def pair_dit(features: int, **settings) -> Canon:
     return Canon(features, distances=False, **settings)
 
 
-NETWORKS = {"GNN": GNN, "EGNN": EGNN, "DiT": DiT, "DiT*": DiT, "Canon": Canon, "PairDiT": pair_dit, "UNet": UNet}
+NETWORKS = {
+    "GNN": GNN,
+    "EGNN": EGNN,
+    "DiT": DiT,
+    "DiT*": DiT,
+    "Canon": Canon,
+    "PairDiT": pair_dit,
+    "UNet": UNet,
+    "ShuffleUNet": ShuffleUNet,
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Recipe:
     kernel_settings: dict | None = None
     flow: dict | None = None
     own: Form | None = None
+    unit_images: bool = False
 
     @classmethod
     def from_card(cls, card: dict) -> Recipe:
@@ -152,7 +162,8 @@ class Recipe:
             torch.manual_seed(self.settings.seed)
             form, options = self.form, dict(self.canonicalizer_settings)
             if form.shape:
-                process = Diffusion(ImageSpace(form.shape), cosine_schedule())
+                last = self.network_settings.get("times", 1001) - 1  # a network may know its times one by one
+                process = Diffusion(ImageSpace(form.shape, self.unit_images), cosine_schedule(last))
                 network = NETWORKS[self.network](form.shape[0], **self.network_settings)
             else:
                 flow = self.flow

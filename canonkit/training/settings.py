@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import cos, pi
 
 from canonkit.described import checked
 
@@ -19,6 +20,7 @@ class Settings:
         ema: decay of the averaged weights per step.
         warmup: steps over which the learning rates grow linearly.
         cool_from, cool_to: steps between which they fall linearly to zero; None for never.
+        one_cycle: steps of the one-cycle policy, which then takes the place of warmup and cooling; None for none.
         clip: largest norm of the gradient; None for EDM's rule, from the norms before.
         augment: act with a random element of the symmetry group on every training sample.
         distance_weight: of flow's loss of distances between near atoms.
@@ -42,6 +44,7 @@ class Settings:
     warmup: int = 0
     cool_from: int | None = None
     cool_to: int | None = None
+    one_cycle: int | None = None
     clip: float | None = None
     augment: bool = False
     distance_weight: float | None = None
@@ -60,8 +63,20 @@ class Settings:
 
     def rate(self, step: int) -> float:
         """The share of the learning rates that step number `step`, from 0, is taken with."""
+        if self.one_cycle is not None:
+            return _one_cycle(step, self.one_cycle)
         warm = min(1.0, (step + 1) / max(1, self.warmup))
         if self.cool_to is None:
             return warm
         first = self.cool_from or 0
         return warm * min(1.0, max(0.0, (self.cool_to - step) / max(1, self.cool_to - first)))
+
+
+def _one_cycle(step: int, steps: int, rise: float = 0.25, first: float = 1 / 25, last: float = 4e-6) -> float:
+    """The one-cycle policy (Smith and Topin 2018) as torch's `OneCycleLR` has it, of rates alone.
+
+    Over the share `rise` of the steps from `first` to 1, then to `last`, both along half a cosine.
+    """
+    top, end = rise * steps - 1, steps - 1
+    begin, to, done = (first, 1.0, step / top) if step <= top else (1.0, last, (step - top) / (end - top))
+    return to + (begin - to) * (1 + cos(pi * min(1.0, done))) / 2
