@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from canonkit import figures
     from canonkit.canonicalizers import canonicalizer
     from canonkit.canonicalizers.pyg import Canonicalize
-    from canonkit.certificates import certify
+    from canonkit.certificates import certify, compare
     from canonkit.chemistry.formats import read, write
     from canonkit.data.named import dataset
     from canonkit.data.own import OwnMolecules
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from canonkit.widgets.view import show
 
 __all__ = [
-    "Canonicalize", "Molecules", "OrbitModel", "OwnMolecules", "bond_orders", "canonicalizer", "certify", "dataset",
-    "draw", "evaluate", "explore", "figures", "fold", "gallery", "inspect_pose", "load", "load_qm9", "load_rotmnist",
-    "load_run", "new_run_folder", "play", "pose_statistics", "pose_table", "pretrained", "properties", "read",
-    "recipe", "runs", "show", "stability", "systems", "table1", "table2", "train", "write",
+    "Canonicalize", "Molecules", "OrbitModel", "OwnMolecules", "bond_orders", "canonicalizer", "certify", "compare",
+    "dataset", "draw", "evaluate", "explore", "figures", "fold", "gallery", "inspect_pose", "load", "load_qm9",
+    "load_rotmnist", "load_run", "new_run_folder", "play", "pose_statistics", "pose_table", "pretrained", "properties",
+    "read", "recipe", "runs", "show", "stability", "systems", "table1", "table2", "train", "write",
 ]  # fmt: skip
 
 
