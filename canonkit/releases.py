@@ -20,7 +20,7 @@ from pathlib import Path
 from safetensors.torch import load as read_weights
 from safetensors.torch import save_file
 
-from canonkit.files import in_short, replacing, sha256, weights_folder
+from canonkit.files import in_short, replacing, settled, sha256, weights_folder
 from canonkit.names import choose
 from canonkit.published import load_published
 from canonkit.recipes.recipe import Recipe
@@ -68,10 +68,18 @@ def load(name: str, published: str | None = None) -> Run:
     known = _found()
     if name not in known:
         raise ValueError(f"no weights are called {name!r}: {choose(name, known)}")
-    folder, card = known[name]
+    # A release that is replaced at this moment is read anew.
+    return settled(known[name][0] / f"{name}.card.json", lambda: _load(name))
+
+
+def _load(name: str) -> Run:
+    folder, card = _found()[name]
     path = folder / f"{name}.safetensors"
     for file in (_next(folder, name), path):  # read once, as it may be replaced meanwhile
-        content = file.read_bytes() if file.is_file() else b""
+        try:
+            content = file.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            continue
         if hashlib.sha256(content).hexdigest() == card["weights_sha256"]:
             break
     else:
