@@ -28,7 +28,11 @@ app = typer.Typer(
 )
 Steps = Annotated[int | None, typer.Option(help="Network evaluations; by default 1001 of diffusion, 100 of flow.")]
 Data = Annotated[
-    str | None, typer.Option(help="qm9, rotmnist, ligands or a file of molecules; by default what the system learned.")
+    str | None,
+    typer.Option(
+        help="qm9, qm9-heavy, ccd, ccd-heavy, ligands, rotmnist or a file of molecules; by default what the system "
+        "learned."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout, nothing else there.")]

@@ -7,7 +7,7 @@ IMAGES = ("escnn", "lie_learn", "joblib")
 COMMANDS = {
     "accelerate": "pip install accelerate",
     "ase": "pip install ase",
-    "biotite": "pip install biotite",
+    "biotite": "pip install biotite==1.6.0",
     "posebusters": "pip install posebusters",
     "tblite": "pip install tblite",
     "torch_geometric": "pip install torch-geometric",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from canonkit.chemistry.formats import SUFFIXES, from_pyg, from_rdkit, read
 from canonkit.data.base import Dataset
+from canonkit.data.ccd import load_ccd
 from canonkit.data.own import OwnMolecules
 from canonkit.data.qm9 import load_qm9
 from canonkit.data.rotmnist import load_rotmnist
@@ -42,15 +44,28 @@ def _posed(path: Path) -> list:
     return [mol for mol in mols if whole(mol)]
 
 
-NAMED: dict[str, Callable[..., Dataset]] = {"qm9": load_qm9, "rotmnist": load_rotmnist, "ligands": load_ligands}
+def load_qm9_heavy(*, progress: bool = True) -> Dataset:
+    """QM9 without hydrogens, with its bonds."""
+    return load_qm9(progress=progress).without_hydrogens(progress=progress)
+
+
+NAMED: dict[str, Callable[..., Dataset]] = {
+    "qm9": load_qm9,
+    "qm9-heavy": load_qm9_heavy,
+    "ccd": load_ccd,
+    "ccd-heavy": partial(load_ccd, heavy=True),
+    "ligands": load_ligands,
+    "rotmnist": load_rotmnist,
+}
 
 
 def dataset(word: Any, *, progress: bool = True) -> Dataset:
     """The data set that `word` means.
 
     Args:
-        word: "qm9", "rotmnist" or "ligands"; the path of an .sdf, .xyz or .npz file; `Molecules`; a list of RDKit
-            molecules with a conformer; a PyTorch Geometric data set; or a data set, which is given back.
+        word: "qm9", "qm9-heavy", "ccd", "ccd-heavy", "ligands" or "rotmnist"; the path of an .sdf,
+            .xyz or .npz file; `Molecules`; a list of RDKit molecules with a conformer; a PyTorch Geometric data set; or
+            a data set, which is given back.
         progress: show bars.
 
     Raises:

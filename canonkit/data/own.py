@@ -49,10 +49,15 @@ class OwnMolecules(Dataset):
     def part(self, name: str) -> Molecules:
         return self.molecules[self.split[name]]
 
+    @property
+    def keys(self) -> Tensor:
+        """What conformers of one molecule have in common, a number each, (M,)."""
+        return graph_keys(self.molecules)
+
     @cached_property
     def split(self) -> dict[str, Tensor]:
         """Rows of the parts; fewer than ten different molecules are shared out conformer by conformer."""
-        keys = graph_keys(self.molecules)
+        keys = self.keys
         different = torch.unique(keys)
         if len(different) < 10:
             keys = different = torch.arange(len(keys))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -11,6 +12,7 @@ from canonkit.canonicalizers import canonicalizer
 from canonkit.data.base import Dataset, Form
 from canonkit.data.batches import lengths
 from canonkit.data.canonical import cached_canonical, without_weights
+from canonkit.data.ccd import load_ccd
 from canonkit.data.qm9 import FORM, HEAVY_FORM, load_qm9
 from canonkit.data.rotmnist import SIDE, load_rotmnist
 from canonkit.files import in_short
@@ -29,8 +31,14 @@ from canonkit.processes import (
 )
 from canonkit.training import Prepared, Settings
 
-# The data sets that come with the kit, and what must be known of them before they are loaded.
-LOADERS = {"QM9": load_qm9, "QM9-heavy": load_qm9, "RotMNIST": load_rotmnist}
+# The data sets that come with the kit, and what must be known of those that systems are named for.
+LOADERS = {
+    "QM9": load_qm9,
+    "QM9-heavy": load_qm9,
+    "RotMNIST": load_rotmnist,
+    "CCD": load_ccd,
+    "CCD-heavy": partial(load_ccd, heavy=True),
+}
 FORMS = {"QM9": FORM, "QM9-heavy": HEAVY_FORM, "RotMNIST": Form(shape=(1, SIDE, SIDE))}
 FITTED = 20_000  # molecules that a flow's prior is fitted to
 
