@@ -25,6 +25,7 @@ from canonkit.recipes.run import Run
 from canonkit.results import PUBLISHED_ROTMNIST, evaluate_denoising, evaluate_run, read_rows, save_evaluation
 from canonkit.tables import Table
 from canonkit.trainer import train_recipe
+from canonkit.training import is_finished
 
 FOLDER = Path("runs/results")
 SHARES = {"molecule_stable": "mol %", "atom_stable": "atom %", "valid": "valid %", "unique": "unique %"}
@@ -286,7 +287,10 @@ def _spread(values: list[float], digits: int) -> str:
 
 def _trained(of: Experiment, name: str, seed: int, out: Path, minutes: float | None, progress: bool) -> Run:
     budget = {"steps": of.steps, "minutes": minutes, "resume": (out / "run.json").exists()}
-    return train_recipe(name, out, scale=of.scale, seed=seed, progress=progress, **budget, **of.settings)
+    run = train_recipe(name, out, scale=of.scale, seed=seed, progress=progress, **budget, **of.settings)
+    if not is_finished({"step": run.step, "seconds": run.seconds}, of.steps, minutes):
+        raise KeyboardInterrupt  # training took it as a wish to stop; half a run is no row
+    return run
 
 
 def _measured(of: Experiment, run: Run, progress: bool) -> dict[str, Any]:

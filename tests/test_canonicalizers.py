@@ -477,3 +477,12 @@ def test_a_frame_knows_elements_by_name_whatever_table_the_molecules_have():
     assert torch.equal(poses[1], poses[2])
     with pytest.raises(ValueError, match=r"this frame knows H, C, N, O, F, not S: .* elements=molecules.elements"):
         canonicalizer("frame")(Molecules.from_arrays(positions, [[6, 7, 16, 1, 1]], elements=("H", "C", "N", "S")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_frame_takes_positions_of_any_precision(sample, dtype):
+    """Positions of half precision are canonicalized in float32."""
+    x, h = sample[:1].trim().centred().to(dtype), canonicalizer("frame", elements=sample.elements)
+    found = h(x).x.positions
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert (found.double() - h(x.to(torch.float64)).x.positions).abs().max() < 1e-4

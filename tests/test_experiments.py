@@ -1,12 +1,14 @@
 """The kit's own tables: rows are made anew, kept over a stop, and compared within their error."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from canonkit import experiments
 from canonkit.experiments import EXPERIMENTS, Experiment, experiment, rebuild, reproduce, results_table, stored
 from canonkit.recipes.names import SYSTEMS
+from canonkit.recipes.run import load_run
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,15 @@ def test_what_is_done_is_not_done_again(made, monkeypatch):
     folder, rows = made
     monkeypatch.setattr(experiments, "train_recipe", None)
     assert rebuild(TINY, "GDM-heavy", folder, progress=False) == rows
+
+
+def test_a_run_that_was_interrupted_is_no_row(made, tmp_path, monkeypatch):
+    folder, _ = made
+    half = load_run(folder / TINY.file.removesuffix(".json") / "GDM-heavy-0")
+    monkeypatch.setattr(experiments, "train_recipe", lambda *_, **__: half)
+    with pytest.raises(KeyboardInterrupt):
+        rebuild(replace(TINY, steps=3), "GDM", tmp_path, progress=False)
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_the_same_seed_agrees_and_a_changed_row_does_not(made, tmp_path):

@@ -3,9 +3,11 @@
 import io
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -21,6 +23,7 @@ from canonkit.files import cache_folder, replacing, settled
 from canonkit.metrics import known_smiles
 from canonkit.molecules import Molecules
 from canonkit.tables import Table
+from canonkit.training.checkpoint import read_checkpoint
 
 WRITERS = ["a.sdf", "a.xyz", "a.npz", "a.png", "b.npz"]
 
@@ -249,6 +252,23 @@ def test_errors_of_the_command_line_are_one_line(tmp_path):
     assert "set CANONKIT_CACHE to a folder" in said("data", "qm9", CANONKIT_CACHE=str(tmp_path / "file"))
     line = said("sample", "UNet", "-o", tmp_path / "file" / "a.png", "-n", 1, "--steps", 2, "--json")
     assert f"{tmp_path / 'file'}: File exists" in line or "Not a directory" in line
+
+
+@pytest.mark.slow
+def test_training_that_two_signals_end_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "canonkit", "train", "GDM", "--out", str(out), "--minutes", "60"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not (out / "log.jsonl").exists() and child.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    for _ in range(2):
+        child.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 130  # so that `train && release` does not go on
+    assert said.rstrip().endswith("--resume")
+    assert read_checkpoint(out) is not None
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------
