@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from canonkit import figures
     from canonkit.canonicalizers import canonicalizer
     from canonkit.canonicalizers.pyg import Canonicalize
-    from canonkit.certificates import certify, compare
+    from canonkit.certificates import certify
     from canonkit.chemistry.formats import read, write
+    from canonkit.comparison import compare
     from canonkit.data.named import dataset
     from canonkit.data.own import OwnMolecules
     from canonkit.data.qm9 import load_qm9

@@ -430,7 +430,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare canonicalizers on the same molecules: errors, ambiguous poses, jumps, spread of poses, time."""
-    from canonkit.certificates import compare as side_by_side
+    from canonkit.comparison import compare as side_by_side
 
     molecules = _some(_samples(data, not as_json), count, seed)
     if not hasattr(molecules, "elements"):

@@ -1,18 +1,15 @@
 """Is it one? Tests of canonicalizers on data, of denoisers, and of samples."""
 
 from canonkit.certificates.certificate import Certificate, ImageCertificate, certify, nearest_jump
-from canonkit.certificates.compare import Comparison, compare
 from canonkit.certificates.law import LawCertificate, SampleLaw, certify_law, certify_samples
 
 __all__ = [
     "Certificate",
-    "Comparison",
     "ImageCertificate",
     "LawCertificate",
     "SampleLaw",
     "certify",
     "certify_law",
     "certify_samples",
-    "compare",
     "nearest_jump",
 ]

@@ -66,7 +66,7 @@ def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, pl
 
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> Picture:
-    """Canonicalizers side by side: bars of what `canonkit.certificates.compare` measured; errors on a log scale."""
+    """Canonicalizers side by side: bars of what `canonkit.comparison.compare` measured; errors on a log scale."""
     panels = {
         "max_error": "turned: error (Å)",
         "order_error": "reordered: error (Å)",

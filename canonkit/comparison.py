@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from canonkit.canonicalizers.base import Canonicalizer
-from canonkit.certificates.certificate import Certificate, certify
+from canonkit.certificates import Certificate, certify
 from canonkit.metrics.poses import rank_spread
 from canonkit.molecules import Molecules
 from canonkit.tables import Table
