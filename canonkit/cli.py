@@ -323,11 +323,13 @@ def evaluate(
     """Measure a model or a file of molecules.
 
     Molecules: stability, validity, uniqueness and novelty by EDM's protocol; for a model also its validation loss and
-    NLL bound. With --drugs: a file's molecules by the corrected protocol for GEOM-Drugs. Images: the denoising error on
+    NLL bound. With --drugs, or where a file with bonds has elements that this protocol does not know: a file's
+    molecules by the corrected protocol for GEOM-Drugs. Images: the denoising error on
     the test images with its 95 % interval. Results of a run are also kept in its evaluation.json. Novel is what is not
     among the training molecules of --data.
     """
     from canonkit.chemistry.formats import SUFFIXES, read
+    from canonkit.chemistry.valencies import VALENCE
     from canonkit.data.named import dataset
     from canonkit.data.qm9 import load_qm9
     from canonkit.metrics import evaluate as score
@@ -336,7 +338,7 @@ def evaluate(
 
     _at_least_one(count=count, steps=steps)
     show = not as_json
-    if drugs:
+    if drugs:  # by a table for all elements
         if Path(source).suffix.lower() not in SUFFIXES:
             raise ValueError(f"--drugs measures a file of molecules, not {source!r}: sample into an .sdf file first")
         found = evaluate_drugs(read(source), progress=show)
@@ -345,6 +347,10 @@ def evaluate(
     if not published and (source == "qm9" or Path(source).suffix.lower() in SUFFIXES):
         known = dataset(data or "qm9", progress=show)
         molecules = load_qm9(progress=show).molecules if source == "qm9" else read(source)
+        if molecules.bonds is not None and not set(molecules.elements) <= VALENCE.keys():
+            found = evaluate_drugs(molecules, progress=show)
+            _print(found.as_dict(), found, as_json)
+            return
         scores = score(molecules, known_smiles(known.part("train"), progress=show), progress=show)
         _print(scores.as_dict(), scores, as_json)
         return

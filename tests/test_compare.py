@@ -4,9 +4,12 @@ import json
 
 import pytest
 import torch
+from rdkit import Chem
+from rdkit.Chem import AllChem
 
 import canonkit as ck
 from canonkit.canonicalizers import Canonicalizer, canonicalizer
+from canonkit.chemistry.formats import from_rdkit
 from canonkit.cli import main
 from canonkit.groups import gram_schmidt
 from canonkit.networks import DiT
@@ -125,3 +128,40 @@ def test_a_run_made_by_hand_is_listed_and_opened_again(ligands, tmp_path, monkey
         ck.load_run(tmp_path / "hand")
     code, _ = command(monkeypatch, capsys, "sample", tmp_path / "hand", "-o", tmp_path / "x.sdf")
     assert code == 1
+
+
+def test_a_molecule_with_sulfur_refuses_no_file():
+    mols = [Chem.AddHs(Chem.MolFromSmiles(s)) for s in ("CCO", "CC(=O)N", "CCF", "CCS", "CCCl")]
+    for mol in mols:
+        AllChem.EmbedMolecule(mol, randomSeed=3)
+        AllChem.MMFFOptimizeMolecule(mol)
+    x, easy = from_rdkit(mols), from_rdkit(mols[:3])
+    found = ck.evaluate(x)
+    assert found.without_rule == 2
+    assert (found.molecules, found.valid) == (3, 1.0)
+    assert found.molecule_stable == ck.evaluate(easy).molecule_stable
+    assert "not counted: 2" in str(found)
+    with pytest.raises(ValueError, match="every molecule has others, such as S: evaluate_drugs"):
+        ck.evaluate(from_rdkit(mols[3:4]))
+    marked = ck.metrics.valency.wrong_atoms(x)
+    assert not marked.any()
+    broken = x.with_(bonds=x.bonds.clone())
+    broken.bonds[3, 1, 2] = broken.bonds[3, 2, 1] = 0  # C-S
+    assert ck.metrics.valency.wrong_atoms(broken).nonzero().tolist() == [[3, 1], [3, 2]]
+    ck.draw(broken, mark_unstable=True)
+
+
+def test_missing_hydrogens_are_a_warning_and_not_valid():
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    AllChem.EmbedMolecule(mol, randomSeed=3)
+    bare = from_rdkit([Chem.RemoveHs(mol)] * 2)
+    with pytest.warns(UserWarning, match="2 of 2 molecules have no hydrogen atoms"):
+        assert ck.evaluate(bare).valid == 0
+    flat = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    AllChem.Compute2DCoords(flat)
+    with pytest.warns(UserWarning, match="have 2D coordinates"):
+        x = from_rdkit([flat, mol])
+    with pytest.warns(UserWarning, match="1 of 2 molecules are flat though an atom has four bonds: they are not valid"):
+        found = ck.metrics.evaluate_drugs(x, mmff=0, posebusters=0, xtb=0)
+    assert found.valid == 0.5
+    assert found.problems["flat"] == 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from canonkit.chemistry.valencies import VALENCE, bond_orders
 from canonkit.figures.base import Picture, blank
-from canonkit.metrics.stability import stability
+from canonkit.metrics.valency import wrong_atoms
 from canonkit.molecules import Molecules
 
 COLOURS = {"H": "#e6e6e6", "C": "#4d4d4d", "N": "#3b6fd4", "O": "#d9412f", "F": "#57b847"}
@@ -68,7 +68,8 @@ def draw(
         columns: per row.
         captions: one per drawing, written as they are.
         title: of the figure.
-        mark_unstable: draw a red ring around atoms with a wrong valence by EDM's rule (H, C, N, O, F only).
+        mark_unstable: draw a red ring around atoms with a wrong valence, by EDM's rule; with other elements than its
+            by their own bonds.
         axes: draw the axes of the frame: x red, y green, z blue (as a dot, because it points to the reader).
         overlay: draw all molecules over each other, transparent; of a number, as many of them in each drawing.
         numbers: write its number on each atom, from 1.
@@ -96,7 +97,7 @@ def draw(
     ax.axis("off")
     points = 72 * size / (2 * reach)  # per Å
     orders = seen_bonds(molecules).numpy()
-    unstable = ~stability(molecules).atoms.numpy() if mark_unstable else np.zeros(molecules.mask.shape, dtype=bool)
+    unstable = wrong_atoms(molecules).numpy() if mark_unstable else np.zeros(molecules.mask.shape, dtype=bool)
     shapes = []
     for b in range(len(molecules)):
         n = int(molecules.sizes[b])

@@ -1,7 +1,8 @@
 r"""How good drug-size molecules are, by the corrected protocol of GEOM-Drugs Revisited (Nikitin et al. 2025).
 
     stable      every atom's valency is in the table of `canonkit.metrics.valency`
-    valid       RDKit sanitises it and it is one fragment; bonds and charges as they come, nothing repaired
+    valid       RDKit sanitises it and it is one fragment; bonds and charges as they come, nothing repaired; not a
+                flat drawing, and not without the hydrogens that it lacks
     sound       both; strain, PoseBusters and energies are of sound molecules whose bonds are not stretched
     stretched   a bonded distance is more than 40 % off the sum of the two covalent radii
     +-          standard deviation over five parts of the set, in its order
@@ -11,6 +12,7 @@ The stability of older papers stands beside it under the name `legacy`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -136,7 +138,11 @@ def evaluate_drugs(
             "canonkit.chemistry.hydrogens.add_hydrogens(x).molecules adds them by rule"
         )
     mols, smiles, whole, problems = _sanitised(molecules, progress)
-    valid = torch.tensor([s is not None for s in smiles]) & whole & ~no
+    flat, bare = _flat(molecules), ~(molecules.numbers == 1).any(1) & ~corrected.molecules
+    for which, what in ((flat, "are flat though an atom has four bonds"), (bare, "lack their hydrogen atoms")):
+        if which.any():
+            warnings.warn(f"{int(which.sum())} of {len(which)} molecules {what}: they are not valid", stacklevel=2)
+    valid = torch.tensor([s is not None for s in smiles]) & whole & ~no & ~flat & ~bare
     stable, atoms = corrected.molecules & ~no, corrected.atoms & ~no[:, None]
     sound = valid & stable
     distinct = {s for s, ok in zip(smiles, valid.tolist(), strict=True) if ok}
@@ -192,7 +198,7 @@ def evaluate_drugs(
         protocol=_protocol(molecules),
         checks={k: float(v.mean()) for k, v in checks.items()},
         measured=measured,
-        problems=problems | ({"no hydrogens": int(no.sum())} if no.any() else {}),
+        problems=problems | {k: int(v.sum()) for k, v in (("no hydrogens", no | bare), ("flat", flat)) if v.any()},
         unmeasured=unmeasured,
     )
 
@@ -231,6 +237,13 @@ def _sanitised(molecules: Molecules, progress: bool) -> tuple[list, list[str | N
                     problems[type(error).__name__] = problems.get(type(error).__name__, 0) + 1
                     smiles.append(None)
     return mols, smiles, torch.tensor(whole), problems
+
+
+def _flat(molecules: Molecules) -> Tensor:
+    """Drawings instead of structures: all z alike, though an atom has four neighbours, (B,) bool."""
+    z = molecules.centred().positions[..., 2]
+    crowded = ((molecules.graph()[0] > 0).sum(-1) >= 4).any(1)
+    return (z.abs().amax(1) < 1e-3) & crowded
 
 
 def _stretched(molecules: Molecules) -> Tensor:

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from canonkit.metrics.stability import Stability
+from canonkit.chemistry.valencies import VALENCE
+from canonkit.metrics.stability import Stability, stability
 from canonkit.molecules import AROMATIC, Molecules
 
 TABLES = Path(__file__).with_name("geom_drugs_valencies.json")
@@ -74,3 +75,19 @@ def valency_stability(molecules: Molecules, table: str = "corrected") -> Stabili
     atoms = atoms & molecules.mask
     whole = (atoms | ~molecules.mask).all(1)
     return Stability(atoms, whole, float(atoms.sum() / molecules.mask.sum()), float(whole.double().mean()))
+
+
+def wrong_atoms(molecules: Molecules) -> Tensor:
+    """Atoms whose valence is wrong, (B, N) bool, to be marked in pictures.
+
+    By EDM's rule where it knows all elements, else by the bonds and charges that the molecules bring, where they bring
+    any; what has no rule is not wrong.
+    """
+    if set(molecules.elements) <= VALENCE.keys():
+        return ~stability(molecules).atoms & molecules.mask
+    if molecules.bonds is None:
+        return torch.zeros_like(molecules.mask)
+    known = torch.tensor(
+        [any((e, q) in valency_table() for q in range(-CHARGES, CHARGES + 1)) for e in molecules.elements]
+    )
+    return ~valency_stability(molecules).atoms & molecules.mask & known.to(molecules.device)[molecules.types]

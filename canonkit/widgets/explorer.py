@@ -9,10 +9,9 @@ import torch
 import traitlets
 from torch import Tensor
 
-from canonkit.chemistry.valencies import VALENCE
 from canonkit.figures.poses import property_map
 from canonkit.metrics.properties import properties as describe
-from canonkit.metrics.stability import stability
+from canonkit.metrics.valency import wrong_atoms
 from canonkit.molecules import Molecules
 from canonkit.tables import element
 from canonkit.widgets.panes import Panes, script, show_live
@@ -60,8 +59,7 @@ class Explorer:
         for name, values in self.properties.items():
             if values.shape != (len(molecules),):
                 raise ValueError(f"{name} has shape {tuple(values.shape)}, expected ({len(molecules)},)")
-        known = set(molecules.elements) <= set(VALENCE)
-        self._unstable = ~stability(self.molecules).atoms if known else torch.zeros_like(self.molecules.mask)
+        self._unstable = wrong_atoms(self.molecules)
         names = list(self.properties)
         axes = {"x": names[0], "y": names[1], "colour": names[min(2, len(names) - 1)]}
         numbers = {k: [n if math.isfinite(n) else None for n in v.tolist()] for k, v in self.properties.items()}

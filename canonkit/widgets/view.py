@@ -17,7 +17,7 @@ import torch
 from canonkit.figures.base import SCREEN
 from canonkit.figures.molecules import AXES, UNSTABLE, draw
 from canonkit.files import is_offline
-from canonkit.metrics.stability import stability
+from canonkit.metrics.valency import wrong_atoms
 from canonkit.molecules import Molecules
 from canonkit.widgets import threedmol
 from canonkit.widgets.panes import blocks, style
@@ -60,7 +60,8 @@ def show(
         molecules: a few dozen at most; each gets a viewer.
         captions: one per molecule.
         columns: per row.
-        mark_unstable: a red halo around atoms whose valence is wrong by EDM's rule (H, C, N, O, F only).
+        mark_unstable: a red halo around atoms whose valence is wrong, by EDM's rule; with other elements than its
+            by their own bonds.
         axes: the axes of the frame, x red, y green, z blue.
         linked: turn all together.
         size: of one viewer, in pixels.
@@ -117,7 +118,7 @@ def _viewer(molecules, captions, columns, mark_unstable, axes, linked, size):
     # z = 150 and sees 20 degrees.
     radius = float(molecules.positions.norm(dim=-1).max()) + 0.8
     distance = 150 - max(radius, 2.5) / math.sin(math.radians(10))
-    unstable = ~stability(molecules).atoms if mark_unstable else torch.zeros_like(molecules.mask)
+    unstable = wrong_atoms(molecules) if mark_unstable else torch.zeros_like(molecules.mask)
     for b, block in enumerate(blocks(molecules)):
         at = divmod(b, columns)
         viewer.addModel(block, "sdf", viewer=at)
