@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from canonkit.canonicalizers.pyg import Canonicalize
     from canonkit.certificates import certify
     from canonkit.chemistry.formats import read, write
+    from canonkit.comparison import compare
     from canonkit.data.named import dataset
     from canonkit.data.own import OwnMolecules
     from canonkit.data.qm9 import load_qm9
@@ -49,10 +50,10 @@ if TYPE_CHECKING:
     from canonkit.widgets.view import show
 
 __all__ = [
-    "Canonicalize", "Molecules", "OrbitModel", "OwnMolecules", "bond_orders", "canonicalizer", "certify", "dataset",
-    "draw", "evaluate", "explore", "figures", "fold", "gallery", "inspect_pose", "load", "load_qm9", "load_rotmnist",
-    "load_run", "new_run_folder", "play", "pose_statistics", "pose_table", "pretrained", "properties", "read",
-    "recipe", "runs", "show", "stability", "systems", "table1", "table2", "train", "write",
+    "Canonicalize", "Molecules", "OrbitModel", "OwnMolecules", "bond_orders", "canonicalizer", "certify", "compare",
+    "dataset", "draw", "evaluate", "explore", "figures", "fold", "gallery", "inspect_pose", "load", "load_qm9",
+    "load_rotmnist", "load_run", "new_run_folder", "play", "pose_statistics", "pose_table", "pretrained", "properties",
+    "read", "recipe", "runs", "show", "stability", "systems", "table1", "table2", "train", "write",
 ]  # fmt: skip
 
 

@@ -376,7 +376,7 @@ def certify(
         ),
     ],
     data: Annotated[
-        str | None, typer.Option(help="qm9, rotmnist or a file of molecules; qm9 for molecules by default.")
+        str | None, typer.Option(help="qm9, ccd, ligands, rotmnist or a file; qm9 or rotmnist by default.")
     ] = None,
     count: Annotated[
         int | None, typer.Option("-n", "--count", help="Molecules or images to try; by default up to 1000.")
@@ -391,44 +391,121 @@ def certify(
 ) -> None:
     """Test whether a canonicalizer is one, or whether a denoiser is equivariant in law.
 
+    Exit status 3 where it is not. Of molecules the first line is the verdict.
+
     The test of a denoiser rejects at a level of 0.1 %. With 16 molecules it rejected a transformer without symmetry for
     6 seeds of 6, and SymDiff for none.
     """
     import torch
 
-    from canonkit.canonicalizers import ImageCanonicalizer, canonicalizer
+    from canonkit.canonicalizers import ImageCanonicalizer
+    from canonkit.certificates import Certificate
     from canonkit.certificates import certify as check
-    from canonkit.chemistry.formats import SUFFIXES, read
-    from canonkit.data.qm9 import load_qm9
-    from canonkit.data.rotmnist import load_rotmnist
-    from canonkit.releases import cards
 
-    mine = read(data) if data is not None and Path(data).suffix.lower() in SUFFIXES else None
-    if data is not None and mine is None:
-        _known_data(data)
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"dtype {dtype!r} is not float32 or float64")
-    torch.manual_seed(seed)  # of random weights
-    if denoiser:
-        h = _run(name).model.network
-    elif Path(name).is_dir() or name in cards():
-        h = _run(name).model.canonicalizer
-    else:
-        told = {"elements": mine.elements} if mine is not None and name.startswith("frame") else {}
-        h = canonicalizer(name, **told)
     show = not as_json
-    data = data or ("rotmnist" if isinstance(h, ImageCanonicalizer) else "qm9")
-    if mine is None:
-        samples = load_qm9(progress=show).molecules if data == "qm9" else load_rotmnist(progress=show).part("test")
-    else:
-        samples = mine
-    dtype = dtype or ("float32" if data == "rotmnist" else "float64")
+    samples = None if data is None else _samples(data, show)
+    h = _run(name).model.network if denoiser else _canonicalizer(name, getattr(samples, "elements", None), seed)
+    if samples is None:
+        samples = _samples("rotmnist" if isinstance(h, ImageCanonicalizer) else "qm9", show)
+    dtype = dtype or ("float32" if isinstance(samples, torch.Tensor) else "float64")
+    result = check(h, _some(samples, count, seed), dtype=getattr(torch, dtype), seed=seed)
+    more = {"passed": result.passed, "verdict": result.verdict} if isinstance(result, Certificate) else {}
+    _print(more | asdict(result), result, as_json)
+    if not more.get("passed", True) or getattr(result, "rejected", False):
+        raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Canonicalizers as of certify; by default all without weights.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="qm9, ccd, ligands or a file of molecules.")] = "qm9",
+    count: Annotated[int | None, typer.Option("-n", "--count", help="Molecules to try; by default up to 1000.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the table into this .png or .pdf file.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare canonicalizers on the same molecules: errors, ambiguous poses, jumps, spread of poses, time."""
+    from canonkit.comparison import compare as side_by_side
+
+    molecules = _some(_samples(data, not as_json), count, seed)
+    if not hasattr(molecules, "elements"):
+        raise ValueError(f"{data} holds images: give molecules")
+    names = names or ["identity", "inertial", "spectral-pose", "spectral", "inertial-spectral"]
+    systems = {name: _canonicalizer(name, molecules.elements, seed) for name in names}
+    found = side_by_side(systems, molecules, seed=seed)
+    if figure is not None:
+        found.figure().savefig(figure)
+    _print(found.rows(), found, as_json)
+
+
+@app.command()
+def canonicalize(
+    source: Annotated[Path, typer.Argument(help="An .sdf, .xyz or .npz file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".sdf, .xyz or .npz")],
+    with_: Annotated[
+        str, typer.Option("--with", help="A canonicalizer as of certify, trained weights or a run's folder.")
+    ] = "inertial",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write molecules in their canonical poses, with their names, data and bonds.
+
+    Those with an ambiguous pose are counted: their pose depends on the order of their atoms, or on rounding.
+    """
+    from canonkit.chemistry.formats import SUFFIXES, check_suffix, read, write
+
+    check_suffix(output, SUFFIXES)  # before the work
+    molecules = read(source, progress=not as_json)
+    c = _canonicalizer(with_, molecules.elements, seed)(molecules)
+    path = write(c.x, output)
+    unclear = c.ambiguous.nonzero()[:, 0].tolist()
+    text = f"{len(molecules)} molecules in {path}"
+    if unclear:
+        few = ", ".join(f"number {k + 1}" + (f" ({t})" if (t := _title(molecules, k)) else "") for k in unclear[:5])
+        text += f"; ambiguous: {len(unclear)}, {few}{', ...' if len(unclear) > 5 else ''}"
+    _print({"molecules": len(molecules), "file": str(path), "ambiguous": unclear}, text, as_json)
+
+
+def _title(molecules, k: int) -> str:
+    return molecules.titles[k] if molecules.titles else ""
+
+
+def _canonicalizer(name: str, elements: tuple[str, ...] | None, seed: int):
+    """A canonicalizer by its name, or that of trained weights or of a run's folder; random weights come of `seed`."""
+    import torch
+
+    from canonkit.canonicalizers import canonicalizer
+    from canonkit.releases import cards
+
+    torch.manual_seed(seed)
+    if Path(name).is_dir() or name in cards():
+        return _run(name).model.canonicalizer
+    return canonicalizer(name, **({"elements": elements} if elements and name.startswith("frame") else {}))
+
+
+def _samples(word: str, progress: bool):
+    """All molecules of a file or data set, or its test images."""
+    from canonkit.chemistry.formats import SUFFIXES, read
+    from canonkit.data.named import dataset
+
+    if Path(word).suffix.lower() in SUFFIXES:
+        return read(word, progress=progress)
+    found = dataset(word, progress=progress)
+    return found.part("test") if found.form.kind == "images" else getattr(found, "molecules")  # noqa: B009
+
+
+def _some(samples, count: int | None, seed: int):
+    """That many of them at random, by default up to 1000."""
+    import torch
+
     count = min(1000, len(samples)) if count is None else count
     if not 1 <= count <= len(samples):
         raise ValueError(f"-n {count} is not between 1 and {len(samples):,}")
-    rows = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count]
-    result = check(h, samples[rows], dtype=getattr(torch, dtype), seed=seed)
-    _print(asdict(result), result, as_json)
+    return samples[torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count]]
 
 
 @app.command()

@@ -218,6 +218,7 @@ def runs(folder: str | Path = "runs") -> Runs:
         except ValueError:
             counters, damaged = {"step": 0, "seconds": 0.0}, True
         last = {entry["kind"]: entry for entry in log}
+        recipe = card.get("recipe") or {"name": "by hand", "scale": "–"}
         step, seconds = (max([counters[k], *(e[k] for e in log[-1:])]) for k in ("step", "seconds"))
         budget = card.get("budget", {})
         shares = [now / budget[k] for k, now in (("steps", step), ("minutes", seconds / 60)) if budget.get(k)]
@@ -225,8 +226,8 @@ def runs(folder: str | Path = "runs") -> Runs:
         rows.append(
             {
                 "run": name,
-                "recipe": card["recipe"]["name"],
-                "scale": card["recipe"]["scale"],
+                "recipe": recipe["name"],
+                "scale": recipe["scale"],
                 "state": "damaged" if damaged else _state(path.parent, share),
                 "progress": share,
                 "step": step,

@@ -19,7 +19,7 @@ LAYERS = [
     {"releases", "resident"},
     {"trainer", "results"},
     {"experiments"},
-    {"figures", "widgets", "exercises", "bench", "queue"},
+    {"figures", "widgets", "exercises", "bench", "queue", "comparison"},
     {"cli", "__main__"},
 ]
 

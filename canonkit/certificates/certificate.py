@@ -25,11 +25,25 @@ from canonkit.canonicalizers.image import ImageCanonicalizer
 from canonkit.certificates.law import LawCertificate, certify_law
 from canonkit.groups import cosine_between, disk, haar_rotations, random_permutations, rotate
 from canonkit.molecules import Molecules
-from canonkit.tables import Printed
+from canonkit.tables import Printed, html_table
 
 NOISE = 0.01  # Å
 JUMP = 30.0  # degrees
 PLANAR = 0.05  # Å; molecules whose atoms all lie this near a plane are their own mirror image
+SAME = 0.01  # Å; canonical poses that differ by less are one pose: rounding is far less in float64
+MEANING = {
+    "molecules": "tried",
+    "max_error": "by which an atom of c(x) moves at most when the molecule is turned{} before",
+    "ambiguous_share": "flagged: too symmetric or too small for one clear pose",
+    "handed": "whether mirror images keep poses of their own, as in SO(3)",
+    "jump_share": "poses that turn by more than 30° when atoms move by 0.01 Å",
+    "max_error_ambiguous": "the same as the max error, of flagged molecules",
+    "idempotence_error": "by which a canonical pose moves at most when canonicalized again",
+    "order_error": "by which an atom of c(x) moves at most when the atoms are reordered before",
+    "reordered_share": "whose atoms change order when they move by 0.01 Å",
+    "dtype": "of the test",
+    "draws": "random turns of each molecule",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,35 @@ class Certificate(Printed):
     reordered_share: float | None
     dtype: str
     draws: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether turned and reordered molecules have one canonical pose, to 0.01 Å, where it is clear."""
+        return self.ambiguous_share < 1 and self.max_error < SAME and (self.order_error or 0) < SAME
+
+    @property
+    def verdict(self) -> str:
+        """Yes or no in a line, and how often the pose is not clear."""
+        if self.passed:
+            group = "rotations" if self.order_error is not None else "rotations and permutations"
+            shares = f"{self.ambiguous_share:.1%} ambiguous, {self.jump_share:.1%} jump"
+            return f"a canonicalizer of {group}: yes; {shares}"
+        if self.ambiguous_share == 1:
+            return "no: all molecules are ambiguous, so nothing is shown"
+        if self.max_error >= SAME:
+            how = "turned" if self.reordered_share is None else "turned and reordered"
+            return f"no: {how} molecules differ by {self.max_error:.2g} Å"
+        return f"no: reordered molecules differ by {self.order_error:.2g} Å"
+
+    def __str__(self) -> str:
+        return "\n".join([self.verdict, *(f"{name}: {value}  ({why})" for name, value, why in self._explained())])
+
+    def _repr_html_(self) -> str:
+        return html_table([self.verdict, "", ""], self._explained())
+
+    def _explained(self) -> list[tuple[str, object, str]]:
+        both = "" if self.reordered_share is None else " and reordered"
+        return [(name.replace("_", " "), value, MEANING[name].format(both)) for name, value in self._rows()]
 
     def _text(self):
         text = {

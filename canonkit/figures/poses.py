@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,46 @@ def pose_profile(sets: Mapping[str, Molecules], reference: str | None = None, pl
         ax.set_ylabel("share")
     for ax in (flat, long, rank, far):
         ax.title.set_fontsize(10)
+    return figure
+
+
+def comparison(rows: Sequence[Mapping[str, Any]]) -> Picture:
+    """Canonicalizers side by side: bars of what `canonkit.comparison.compare` measured; errors on a log scale."""
+    panels = {
+        "max_error": "turned: error (Å)",
+        "order_error": "reordered: error (Å)",
+        "ambiguous_share": "ambiguous (%)",
+        "jump_share": "jump (%)",
+        "spread": "spread of positions (Å)",
+        "seconds": "ms per molecule",
+    }
+    figure = blank(11, 0.9 + 0.35 * len(rows))
+    scales = {"ambiguous_share": 100, "jump_share": 100, "seconds": 1000}
+    names = [row["canonicalizer"] for row in rows]
+    colours = ["C0" if row["passed"] else "C3" for row in rows]
+    for ax, (key, title) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+        values = np.array([row[key] * scales.get(key, 1) for row in rows])
+        errors = key.endswith("error")
+        left = 1e-16 if errors else 0.0
+        ax.barh(range(len(rows)), values.clip(min=left) - left, left=left, color=colours)
+        for k, value in enumerate(values):
+            ax.text(
+                0.98,
+                k,
+                f"{value:.0e}" if errors else f"{value:.2g}",
+                transform=ax.get_yaxis_transform(),
+                fontsize=7,
+                ha="right",
+                va="center",
+            )
+        if errors:
+            ax.set(xscale="log", xlim=(left, 1e9))
+        else:
+            ax.set_xlim(0, 1.5 * max(values.max(), 1e-9))
+        ax.set_title(title, fontsize=9)
+        ax.tick_params(labelsize=8)
+    ax.set_yticks(range(len(rows)), names)
+    ax.invert_yaxis()
     return figure
 
 

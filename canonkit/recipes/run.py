@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from canonkit.data.base import Form
 from canonkit.data.batches import Samples
 from canonkit.files import in_short
 from canonkit.model import OrbitModel
+from canonkit.processes.spaces import MoleculeSpace
 from canonkit.processes.trajectory import Trajectory
 from canonkit.recipes.recipe import Recipe
-from canonkit.training import load_averaged, read_card, read_log
+from canonkit.training import Settings, load_averaged, read_card, read_log
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +62,8 @@ class Run:
             "step": self.step,
             "seen": self.seen,
             "seconds": round(self.training_seconds, 1),
-            "data": self.card["data"]["sha256"],
-            "hardware": self.card["hardware"],
+            "data": self.card.get("data", {}).get("sha256", self.recipe.data),
+            "hardware": self.card.get("hardware", "?"),
         }
 
     @overload
@@ -100,19 +102,40 @@ def new_run_folder(start: str | Path) -> Path:
     return folder
 
 
-def load_run(folder: str | Path) -> Run:
+def _by_hand(model: OrbitModel, card: dict[str, Any]) -> Recipe:
+    """What is known of a model that was not built by a recipe."""
+    space, settings = model.process.space, Settings(**card["settings"])
+    of_molecules = isinstance(space, MoleculeSpace)
+    form = Form(space.elements, len(model.size_counts) - 1) if of_molecules else Form(shape=tuple(space.shape))
+    names = [type(part).__name__ for part in (model.canonicalizer, model.network)]
+    return Recipe("by hand", "–", names[0], {}, names[1], {}, settings, "data of one's own", own=form)
+
+
+def load_run(folder: str | Path, model: OrbitModel | None = None) -> Run:
     """A run from its folder, on the CPU, with averaged weights.
+
+    Args:
+        folder: the run's.
+        model: of a run that was made by hand, without a recipe: a model built as it was then, filled in place.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint there.
-        ValueError: run.json, log.jsonl or all checkpoints are damaged.
+        ValueError: run.json, log.jsonl or all checkpoints are damaged; a run made by hand, and no model, or another.
     """
     folder = Path(folder)
     try:
         card = read_card(folder / "run.json")
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no run (no run.json): train one with `canonkit train`") from None
-    chosen, model = Recipe.rebuilt(card, folder / "run.json")
+    if card.get("recipe") is not None:
+        chosen, model = Recipe.rebuilt(card, folder / "run.json")
+    elif model is None:
+        raise ValueError(
+            f"{folder} was trained by hand, without a recipe: build its model as then, and open it with "
+            f"ck.load_run({str(folder)!r}, model)"
+        )
+    else:
+        chosen = _by_hand(model, card)
     try:
         counters = load_averaged(model, folder)
     except RuntimeError as error:

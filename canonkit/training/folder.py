@@ -35,6 +35,8 @@ def read_card(path: Path, kind: str = "RunCard", remedy: str = "restore it, or t
     recipe, data = (card.get(k) if isinstance(card, dict) else None for k in ("recipe", "data"))
     if isinstance(recipe, dict) and recipe.pop("hydrogens", None) and isinstance(data, dict):
         recipe["data"] = data["name"] = "QM9-heavy"  # before it had its own name
+    if kind == "RunCard" and isinstance(card, dict) and "settings" in card and card.get("recipe") is None:
+        kind = "Started"  # of a model made by hand, which says of itself what it likes
     return unsealed(kind, card, path, remedy)
 
 
