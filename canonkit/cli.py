@@ -43,9 +43,6 @@ def main() -> None:
     warnings.formatwarning = lambda message, *args, **options: f"canonkit: {message}\n"
     try:
         code = app(standalone_mode=False)
-    except typer.Abort:
-        print("canonkit: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"canonkit: {_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -61,6 +58,8 @@ def main() -> None:
         else:  # how the command was typed
             print(f"canonkit: {said().rstrip('.')}. See canonkit --help.", file=sys.stderr)
         raise SystemExit(2) from None
+    if code == 130:  # typer's, of Ctrl-C
+        print("canonkit: interrupted", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
@@ -214,7 +213,7 @@ def train(
             f"canonkit: interrupted at step {run.step:,}, continue: canonkit {shlex.join(again)} --resume",
             file=sys.stderr,
         )
-        raise typer.Exit(130)
+        raise SystemExit(130)
 
 
 @app.command()

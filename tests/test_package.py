@@ -3,7 +3,9 @@
 import ast
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -219,3 +221,21 @@ def test_a_setting_has_the_type_of_its_value():
     for text, value in texts.items():
         found = cli._setting(text)[1]
         assert (found, type(found)) == (value, type(value))
+
+
+def test_a_signal_before_training_begins_is_one_line(tmp_path, monkeypatch, capsys):
+    def ended(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal came to nothing")
+
+    monkeypatch.setattr("canonkit.trainer.recipe", ended)
+    monkeypatch.setattr("sys.argv", ["canonkit", "train", "GDM", "--out", str(tmp_path / "a"), "--steps", "2"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.value.code == 130
+    assert capsys.readouterr().err == "canonkit: interrupted\n"
+    assert not (tmp_path / "a").exists()
