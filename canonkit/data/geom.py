@@ -279,8 +279,10 @@ def convert_geom(
     atoms, at, molecules, skipped = 0, state["at"], state["molecules"], list(state["skipped"])
     with tqdm(unit="mol", initial=molecules, desc=f"GEOM: {path.name}", disable=not progress) as bar:
         for record in reader(source, at, lowest):
-            wrong = record.conformers if isinstance(record.conformers, Exception) else None
-            found = [] if wrong else sorted(record.conformers, key=lambda c: c.energy)[:lowest]
+            found, wrong = record.conformers, None
+            if isinstance(found, Exception):
+                found, wrong = [], found
+            found = sorted(found, key=lambda c: c.energy)[:lowest]
             wrong = wrong or next((e for e in map(_fault, found) if e), None)
             if wrong is not None and not skip:
                 raise ValueError(f"{path}: {record.name!r} is damaged ({wrong}): skip=True leaves such records out")
