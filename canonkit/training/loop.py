@@ -391,6 +391,5 @@ def _announce(
         f"the start took {startup:.0f} seconds; it and measuring come on top of the budget"
     )
     if published:
-        print(
-            f"{published:,} steps, as published, would take {published / cost.steps_per_second / 3600:,.3g} hours here"
-        )
+        hours = published / cost.steps_per_second / 3600
+        print(f"{published:,} steps, as published, would take {hours:,.{0 if hours > 10 else 1}f} hours here")
