@@ -103,6 +103,20 @@ def test_a_run_on_a_file_is_trained_by_one_line_and_opens_again(file, tmp_path):
     assert again.sample(2, 2, seed=0).positions.equal(run.sample(2, 2, seed=0).positions)
 
 
+def test_five_lines_from_a_small_file_to_new_molecules(file, tmp_path):
+    """Fewer molecules than a batch: a batch is all of them."""
+    mine = ck.read(file)
+    assert ck.certify(ck.canonicalizer("spectral"), mine).passed
+    run = ck.train("CanonFlow", tmp_path / "mine", data=file, steps=1, progress=False)
+    assert run.recipe.settings.batch_size == 20
+    ck.train("CanonFlow", tmp_path / "mine", data=file, steps=2, resume=True, progress=False)
+    new = run.sample(3, 5, seed=0)
+    assert ck.write(new, tmp_path / "new.sdf").exists()
+    ck.draw(new)
+    with pytest.raises(ValueError, match="batch_size 64 is not between 1 and the 20 molecules"):
+        ck.train("CanonFlow", tmp_path / "other", data=file, steps=1, progress=False, batch_size=64)
+
+
 def test_weights_for_other_elements_are_measured_by_corrected_valencies(file, tmp_path, monkeypatch):
     """Also where the data set has no hydrogens to begin with, as the heavy atoms of the CCD."""
     monkeypatch.setenv("CANONKIT_WEIGHTS", str(tmp_path / "weights"))
