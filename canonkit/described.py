@@ -55,6 +55,9 @@ if TypeAdapter is not None:
         multipliers: Annotated[list[Annotated[int, Field(ge=1, le=16)]], Field(min_length=1, max_length=8)]
         dropout: Share
         times: Annotated[int, Field(ge=2, le=100_000)]
+        padded: Annotated[int, Field(ge=0, le=4096)]
+        gaussians: Size
+        hidden: Size
         frozen: bool
 
     @exact
@@ -86,6 +89,8 @@ if TypeAdapter is not None:
         flow: NotRequired[Flow | None]
         own: NotRequired[Form | None]
         unit_images: NotRequired[bool]
+        reflections: NotRequired[bool | None]
+        steps: NotRequired[Steps | None]
 
     @exact
     class Settings(TypedDict, total=False):

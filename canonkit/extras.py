@@ -8,6 +8,7 @@ COMMANDS = {
     "accelerate": "pip install accelerate",
     "ase": "pip install ase",
     "biotite": "pip install biotite==1.6.0",
+    "msgpack": "pip install msgpack",
     "posebusters": "pip install posebusters",
     "tblite": "pip install tblite",
     "torch_geometric": "pip install torch-geometric",

@@ -23,6 +23,7 @@ from canonkit.metrics import (
     denoising_errors,
     distribution_distances,
     evaluate,
+    evaluate_drugs,
     known_smiles,
     pose_statistics,
 )
@@ -80,7 +81,8 @@ def evaluate_run(
 ) -> dict:
     """EDM's metrics of new samples, validation loss and NLL bound on 5,000 molecules, and the run's provenance.
 
-    Stability only where EDM's rule knows the elements.
+    Stability by EDM's rule only where it knows the elements, else by the corrected valencies of GEOM-Drugs, under
+    `by_corrected_valencies`.
 
     Of molecular graphs also what is valid, unique and novel by the generated bonds, under `by_generated_bonds`, and how
     far their statistics are from those of the test molecules, beside what as many training molecules show, under
@@ -97,7 +99,9 @@ def evaluate_run(
     if form.heavy:
         scores |= {"hydrogens": "by rule", "refused": int(made.refused.sum())}
     if isinstance(samples, Molecules) and samples.bonds is not None:
-        known = known_smiles(data.with_graphs(progress=progress).part("train"), generated=True, progress=progress)
+        learned = data.with_graphs(progress=progress).part("train")
+        learned = form.complete(learned).molecules if data.form.heavy else learned
+        known = known_smiles(learned, generated=True, progress=progress)
         found = chemistry(molecules, known, generated=True, refused=made.refused, progress=progress)
         scores["by_generated_bonds"] = {
             "valid": found.valid,
@@ -106,6 +110,10 @@ def evaluate_run(
             "problems": found.problems,
             "protocol": "generated bonds and charges: one fragment, RDKit's sanitisation, no atom lacks a bond",
         }
+        if not form.stable:  # other elements than EDM's
+            drugs = evaluate_drugs(molecules, refused=made.refused, mmff=200, posebusters=0, xtb=0, progress=progress)
+            names = ("stable", "atom_stable", "valid", "connected", "sound", "deviation", "mmff_strain", "protocol")
+            scores["by_corrected_valencies"] = {k: getattr(drugs, k) for k in names}
         test = prepared.part("test")
         scores["distances_to_data"] = {
             "generated": distribution_distances(samples, test),

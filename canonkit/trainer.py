@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def train_recipe(
 
     Budget and errors are those of `canonkit.training.train`.
 
+    Where `data` holds fewer molecules than a batch, and no `batch_size` is given, a batch is all of them.
     `changes` replace training settings: `train_recipe("canon+GDM", "runs/a", minutes=10, lr=1e-3, seed=1)`.
     `init` names trained weights, or a run's folder, to start from.
     """
@@ -41,6 +43,9 @@ def train_recipe(
     fresh = init is None and not (resume and read_counters(out)["step"])  # otherwise a checkpoint holds the prior
     found = None if data is None else dataset(data, progress=progress)
     prepared = chosen.prepare(found, fit=fresh, progress=progress)
+    few = len(prepared.train)
+    if data is not None and "batch_size" not in changes and few < prepared.settings.batch_size:
+        prepared = replace(prepared, settings=replace(prepared.settings, batch_size=few))
     if init is not None:
         prepared.about["init"] = _start_from(init, prepared.model)
     train(

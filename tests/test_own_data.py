@@ -9,6 +9,9 @@ import canonkit as ck
 from canonkit.chemistry.formats import from_rdkit
 from canonkit.data.own import graph_keys
 from canonkit.groups import haar_rotations, random_permutations
+from canonkit.metrics import known_smiles
+from canonkit.releases import release
+from canonkit.results import evaluate_any
 
 DRUGS = (
     "CS(=O)(=O)Nc1ccccc1", "CCOc1ccc(Cl)cc1", "CC(=O)Nc1ccc(O)cc1", "CN1CCC(Br)CC1", "O=C(O)c1cccs1", "CP(=O)(O)OC",
@@ -98,3 +101,40 @@ def test_a_run_on_a_file_is_trained_by_one_line_and_opens_again(file, tmp_path):
     again = ck.load_run(tmp_path / "mine")
     assert again.recipe.form.elements == ck.dataset(file).form.elements
     assert again.sample(2, 2, seed=0).positions.equal(run.sample(2, 2, seed=0).positions)
+
+
+def test_five_lines_from_a_small_file_to_new_molecules(file, tmp_path):
+    """Fewer molecules than a batch: a batch is all of them."""
+    mine = ck.read(file)
+    assert ck.certify(ck.canonicalizer("spectral"), mine).passed
+    run = ck.train("CanonFlow", tmp_path / "mine", data=file, steps=1, progress=False)
+    assert run.recipe.settings.batch_size == 20
+    ck.train("CanonFlow", tmp_path / "mine", data=file, steps=2, resume=True, progress=False)
+    new = run.sample(3, 5, seed=0)
+    assert ck.write(new, tmp_path / "new.sdf").exists()
+    ck.draw(new)
+    with pytest.raises(ValueError, match="batch_size 64 is not between 1 and the 20 molecules"):
+        ck.train("CanonFlow", tmp_path / "other", data=file, steps=1, progress=False, batch_size=64)
+
+
+def test_weights_for_other_elements_are_measured_by_corrected_valencies(file, tmp_path, monkeypatch):
+    """Also where the data set has no hydrogens to begin with, as the heavy atoms of the CCD."""
+    monkeypatch.setenv("CANONKIT_WEIGHTS", str(tmp_path / "weights"))
+    options = {"steps": 1, "progress": False, "batch_size": 4, "sample_every": 0}
+    run = ck.train("CanonFlow-heavy", tmp_path / "mine", data=str(file), **options)
+    data = ck.dataset(file)
+    found, heavy = (evaluate_any(run, d, 8, 2) for d in (data, data.without_hydrogens()))
+    assert found["by_corrected_valencies"].keys() >= {"stable", "valid", "connected", "sound", "protocol"}
+    assert "molecule_stable" not in found
+    assert heavy["by_generated_bonds"] == found["by_generated_bonds"]
+    release(run, lambda _: found, "mine(drugs)", tmp_path / "weights")
+    assert "mine(drugs)" in str(ck.pretrained())
+    assert ck.load("mine(drugs)").recipe.form == run.recipe.form
+
+
+def test_the_molecules_of_heavy_atoms_are_known_as_those_with_hydrogens(file):
+    """What novelty is measured against: hydrogens that the rule puts back give the same SMILES."""
+    data = ck.dataset(file)
+    heavy = data.without_hydrogens()
+    made = heavy.form.complete(heavy.part("train")).molecules
+    assert known_smiles(made, generated=True) == known_smiles(data.part("train"), generated=True)

@@ -241,7 +241,7 @@ def test_at_paper_scale_sizes_and_settings_are_the_published_ones():
     assert (s.batch_size, s.lr, s.ema, s.clip) == (256, 2e-4, 0.9999, 2.0)
     large = recipe("SymDiff*", "paper")
     assert (large.network_settings["width"], large.kernel_settings["width"], large.settings.lr) == (768, 216, 1e-4)
-    with pytest.raises(ValueError, match="SymDiff\\* has no laptop scale: choose paper"):
+    with pytest.raises(ValueError, match="SymDiff\\* has no laptop scale: choose paper or published"):
         recipe("SymDiff*")
 
 

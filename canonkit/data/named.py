@@ -10,6 +10,7 @@ from typing import Any
 from canonkit.chemistry.formats import SUFFIXES, from_pyg, from_rdkit, read
 from canonkit.data.base import Dataset
 from canonkit.data.ccd import load_ccd
+from canonkit.data.geom import load_geom
 from canonkit.data.own import OwnMolecules
 from canonkit.data.qm9 import load_qm9
 from canonkit.data.rotmnist import load_rotmnist
@@ -63,9 +64,9 @@ def dataset(word: Any, *, progress: bool = True) -> Dataset:
     """The data set that `word` means.
 
     Args:
-        word: "qm9", "qm9-heavy", "ccd", "ccd-heavy", "ligands" or "rotmnist"; the path of an .sdf,
-            .xyz or .npz file; `Molecules`; a list of RDKit molecules with a conformer; a PyTorch Geometric data set; or
-            a data set, which is given back.
+        word: "qm9", "qm9-heavy", "ccd", "ccd-heavy", "ligands", "rotmnist", or "geom-drugs:PATH" (see
+            `canonkit.data.geom`); the path of an .sdf, .xyz or .npz file; `Molecules`; a list of RDKit molecules with a
+            conformer; a PyTorch Geometric data set; or a data set, which is given back.
         progress: show bars.
 
     Raises:
@@ -76,6 +77,11 @@ def dataset(word: Any, *, progress: bool = True) -> Dataset:
     if isinstance(word, Molecules):
         return OwnMolecules(word)
     if isinstance(word, (str, Path)):
+        name, _, path = str(word).partition(":")
+        if name.lower() == "geom-drugs":
+            if not path:
+                raise ValueError("GEOM-Drugs is not part of any package: give your file or folder, geom-drugs:PATH")
+            return load_geom(path, progress=progress)
         if str(word).lower() in NAMED:
             return NAMED[str(word).lower()](progress=progress)
         if Path(word).suffix.lower() in SUFFIXES:

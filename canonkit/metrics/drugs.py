@@ -132,13 +132,13 @@ def evaluate_drugs(
     molecules = molecules.to("cpu")
     corrected, legacy = valency_stability(molecules), valency_stability(molecules, "legacy")
     no = torch.zeros(len(molecules), dtype=torch.bool) if refused is None else refused.cpu()
-    if not (molecules.numbers == 1).any() and not corrected.molecules.any():
+    if not no.all() and not (molecules.numbers == 1).any() and not corrected.molecules.any():
         raise ValueError(
             "these molecules have no hydrogen atoms, which valencies count: "
             "canonkit.chemistry.hydrogens.add_hydrogens(x).molecules adds them by rule"
         )
     mols, smiles, whole, problems = _sanitised(molecules, progress)
-    flat, bare = _flat(molecules), ~(molecules.numbers == 1).any(1) & ~corrected.molecules
+    flat, bare = _flat(molecules), ~(molecules.numbers == 1).any(1) & ~corrected.molecules & ~no
     for which, what in ((flat, "are flat though an atom has four bonds"), (bare, "lack their hydrogen atoms")):
         if which.any():
             warnings.warn(f"{int(which.sum())} of {len(which)} molecules {what}: they are not valid", stacklevel=2)

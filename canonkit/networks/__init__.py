@@ -6,7 +6,22 @@ from canonkit.networks.egnn import EGNN
 from canonkit.networks.gnn import GNN
 from canonkit.networks.mc_egnn import MCEGNN
 from canonkit.networks.shuffle_unet import ShuffleUNet
+from canonkit.networks.symdiff import GaussianDiT, PositionTurn
 from canonkit.networks.symmetrised import Haar, Recursive, Symmetrised, Turn
 from canonkit.networks.unet import UNet
 
-__all__ = ["EGNN", "GNN", "MCEGNN", "Canon", "DiT", "Haar", "Recursive", "ShuffleUNet", "Symmetrised", "Turn", "UNet"]
+__all__ = [
+    "EGNN",
+    "GNN",
+    "MCEGNN",
+    "Canon",
+    "DiT",
+    "GaussianDiT",
+    "Haar",
+    "PositionTurn",
+    "Recursive",
+    "ShuffleUNet",
+    "Symmetrised",
+    "Turn",
+    "UNet",
+]

@@ -51,13 +51,13 @@ def modulate(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 class Block(nn.Module):
     """Attention among a molecule's atoms, then SwiGLU on each, both scaled, shifted and gated by the time e.
 
-    `channels` of pairs are for subclasses whose attention has more to mix.
+    `channels` of pairs are for subclasses whose attention has more to mix. `inner` is SwiGLU's width.
     """
 
-    def __init__(self, width: int, heads: int, channels: int = 0):
+    def __init__(self, width: int, heads: int, channels: int = 0, inner: int | None = None):
         super().__init__()
         self.heads = heads
-        inner = 8 * round(width / 3)  # as many weights as an ordinary MLP of four times the width
+        inner = inner or 8 * round(width / 3)  # as many weights as an ordinary MLP of four times the width
         self.modulation = nn.Linear(width, 6 * width)
         self.inputs = nn.Linear(width, 3 * width)
         if channels:

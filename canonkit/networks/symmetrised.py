@@ -31,6 +31,15 @@ def turn(g: Tensor, z: Tensor) -> Tensor:
     return torch.cat([act(g, z[..., :3]), z[..., 3:]], dim=-1)
 
 
+def with_side(frame: Tensor, m: Tensor) -> Tensor:
+    """A frame (B, 3, 3) of m's first two columns, its third on the side of m's own.
+
+    It is the Q of a QR decomposition of m whose R has a positive diagonal.
+    """
+    side = (frame[:, :, 2] * m[:, :, 2]).sum(-1).detach()
+    return torch.cat([frame[:, :, :2], frame[:, :, 2:] * torch.where(side < 0, -1.0, 1.0)[:, None, None]], dim=-1)
+
+
 class Haar(nn.Module):
     """gamma(. | z) = Haar(G), whatever z is."""
 
@@ -73,9 +82,7 @@ class Turn(nn.Module):
         frame = gram_schmidt(m[:, :, 0], m[:, :, 1])
         if not self.reflections:
             return frame
-        # The third column on the side of m's own: the Q of a QR decomposition whose R has a positive diagonal.
-        side = (frame[:, :, 2] * m[:, :, 2]).sum(-1).detach()
-        return torch.cat([frame[:, :, :2], frame[:, :, 2:] * torch.where(side < 0, -1.0, 1.0)[:, None, None]], dim=-1)
+        return with_side(frame, m)
 
 
 class Recursive(nn.Module):

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from canonkit.groups import haar_rotations, random_permutations, rotate
+from canonkit.groups import haar_orthogonal, haar_rotations, random_permutations, rotate
 from canonkit.molecules import ELEMENTS, Molecules
 from canonkit.randomness import Source, normal, uniform
 
@@ -106,12 +106,13 @@ class MoleculeSpace(Euclidean):
     Args:
         elements: the element table.
         atoms: the longest molecule, by which training losses are divided.
+        reflections: whether O(3) acts on them, and not SO(3) alone.
     """
 
     TYPE_SCALE, CHARGE_SCALE = 4.0, 10.0
 
-    def __init__(self, elements: Sequence[str] = ELEMENTS, atoms: int = 29):
-        self.elements = tuple(elements)
+    def __init__(self, elements: Sequence[str] = ELEMENTS, atoms: int = 29, reflections: bool = False):
+        self.elements, self.reflections = tuple(elements), reflections
         k = len(self.elements)
         self.features = 3 + k + 1
         self.parts = {"positions": slice(0, 3), "types": slice(3, 3 + k), "numbers": slice(3 + k, 4 + k)}
@@ -122,8 +123,9 @@ class MoleculeSpace(Euclidean):
         return Molecules.cat(batches)
 
     def randomize(self, x: Molecules, generator: Source | None = None) -> Molecules:
-        """Molecules turned by Haar rotations, their atoms in random order."""
-        turned = x.act(haar_rotations(len(x), generator=generator, device=x.device, dtype=x.positions.dtype))
+        """Molecules turned by Haar rotations, some mirrored where O(3) acts, their atoms in random order."""
+        draw = haar_orthogonal if self.reflections else haar_rotations
+        turned = x.act(draw(len(x), generator=generator, device=x.device, dtype=x.positions.dtype))
         return turned.permute(random_permutations(x.mask, generator=generator))
 
     def encode(self, x: Molecules) -> tuple[Tensor, Tensor | None]:

@@ -17,7 +17,20 @@ from canonkit.data.qm9 import FORM, HEAVY_FORM, load_qm9
 from canonkit.data.rotmnist import SIDE, load_rotmnist
 from canonkit.files import in_short
 from canonkit.model import OrbitModel
-from canonkit.networks import EGNN, GNN, Canon, DiT, Haar, Recursive, ShuffleUNet, Symmetrised, Turn, UNet
+from canonkit.networks import (
+    EGNN,
+    GNN,
+    Canon,
+    DiT,
+    GaussianDiT,
+    Haar,
+    PositionTurn,
+    Recursive,
+    ShuffleUNet,
+    Symmetrised,
+    Turn,
+    UNet,
+)
 from canonkit.processes import (
     AlignedPrior,
     Diffusion,
@@ -57,12 +70,18 @@ NETWORKS = {
     "PairDiT": pair_dit,
     "UNet": UNet,
     "ShuffleUNet": ShuffleUNet,
+    "GaussianDiT": GaussianDiT,
+    "GaussianDiT*": GaussianDiT,
 }
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A system at a scale: all that is needed to build and train it."""
+    """A system at a scale: all that is needed to build and train it.
+
+    `steps` of training were published; None where none were. `unit_images`: in [0, 1]. `reflections`: random turns are
+    of O(3).
+    """
 
     name: str
     scale: str
@@ -77,6 +96,8 @@ class Recipe:
     flow: dict | None = None
     own: Form | None = None
     unit_images: bool = False
+    reflections: bool | None = None
+    steps: int | None = None
 
     @classmethod
     def from_card(cls, card: dict) -> Recipe:
@@ -175,11 +196,12 @@ class Recipe:
                 network = NETWORKS[self.network](form.shape[0], **self.network_settings)
             else:
                 flow = self.flow
-                process = self._flow(**flow) if flow else Diffusion(MoleculeSpace(form.elements, form.longest))
+                known = (form.elements, form.longest)
+                process = self._flow(**flow) if flow else Diffusion(MoleculeSpace(*known, bool(self.reflections)))
                 space = process.space
                 network = NETWORKS[self.network](space.features, **self.network_settings, **space.network_options)
                 if self.kernel is not None:
-                    network = Symmetrised(network, _kernel(self.kernel, space.features, self.kernel_settings or {}))
+                    network = Symmetrised(network, _kernel(self.kernel, network, self.kernel_settings or {}))
                 if self.canonicalizer.startswith("frame"):
                     options["elements"] = form.elements
             h = canonicalizer(self.canonicalizer, **options)
@@ -194,5 +216,10 @@ class Recipe:
         return FlowMatching(space, made, coupling, s.distance_weight or 0.0, **options)
 
 
-def _kernel(name: str, features: int, settings: dict) -> Haar | Recursive:
-    return Haar() if name == "haar" else Recursive(Turn(features, **settings))
+def _kernel(name: str, network: torch.nn.Module, settings: dict) -> Haar | Recursive:
+    """The law of the turns of SymDiff, of k's own kind."""
+    if name == "haar":
+        return Haar()
+    if isinstance(network, GaussianDiT):
+        return Recursive(PositionTurn(network.distances, **settings), as_released=True)
+    return Recursive(Turn(network.out.out_features, **settings))  # pyright: ignore
