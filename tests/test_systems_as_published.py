@@ -1,6 +1,7 @@
 """The scale `published`: networks and settings of the code released with the papers."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from conftest import COUNTS, lively
 from test_networks import linear, mlp2, pairs
 from torch.nn.functional import silu
 
-from canonkit.canonicalizers import canonicalizer
 from canonkit.molecules import Molecules
 from canonkit.networks import GNN, GaussianDiT, PositionTurn
 from canonkit.networks.symdiff import PADDED, Distances
 from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.recipes.recipe import Recipe
+from canonkit.training import Settings
+from canonkit.training.optimizers import make_optimizers
 
 PARAMETERS = {
     "GDM": 3_555_859,
@@ -28,20 +30,17 @@ PARAMETERS = {
 }
 
 
+def on_meta(name, scale="published"):
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return recipe(name, scale).build(torch.ones(30))
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_network_has_as_many_parameters_as_the_released_one(name):
+    assert sum(p.numel() for p in on_meta(name).network.parameters()) == PARAMETERS[name]
     chosen = recipe(name, "published")
-    with torch.device("meta"):
-        network = chosen.build(torch.ones(30)).network
-    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
-    again = Recipe.from_card(chosen.card("0" * 64, 1, COUNTS))
-    assert again.network_settings == chosen.network_settings
-
-
-def test_the_released_canonicalizer_s_size():
-    with torch.device("meta"):
-        h = canonicalizer("frame", **recipe("canon+GDM", "published").canonicalizer_settings)
-    assert sum(p.numel() for p in h.parameters()) == 310_208
+    assert Recipe.from_card(chosen.card("0" * 64, 1, COUNTS)).network_settings == chosen.network_settings
 
 
 def test_only_what_was_released_has_a_published_scale():
@@ -77,8 +76,7 @@ def test_published_and_paper_recipes_train_in_float32_for_the_published_number_o
 
 @pytest.mark.parametrize(("scale", "sides"), [("paper", {1.0}), ("published", {-1.0, 1.0})])
 def test_the_augmentation_of_dit_aug_mirrors_as_released(scale, sides):
-    with torch.device("meta"):
-        space = recipe("DiT-Aug", scale).build(torch.ones(30)).process.space
+    space = on_meta("DiT-Aug", scale).process.space
     # Four atoms of four elements, so that the order can be put back.
     x = Molecules(torch.randn(1, 4, 3), torch.arange(4)[None], torch.ones(1, 4, dtype=torch.bool)).centred()
     many = x[[0] * 64]
@@ -137,7 +135,7 @@ def test_distances_are_learned_gaussians_with_the_self_pair():
             s = layer.spreads.abs() + 0.01
             total += torch.exp(-((d - layer.means) ** 2) / (2 * s**2)) / (s * math.sqrt(2 * math.pi)) / 3
         expected = layer.linear.weight @ total + layer.linear.bias * PADDED / 3
-        assert (found[i] - expected).abs().max() < 1e-5  # 1e-6 Å stands for a distance of zero
+        assert (found[i] - expected).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("make", ["k", "gamma"])
@@ -197,3 +195,46 @@ def test_released_symdiff_trains_all_its_parts():
         n for n, p in model.network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
     ]
     assert without == []
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "notebooks" / "pages" / "published.md"
+
+
+def rows(title):
+    lines = PAGE.read_text().split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return table[2:]
+
+
+def test_the_page_s_sizes_and_settings_are_those_of_the_code():
+    found = rows("Sizes and settings at scale `published`")
+    assert {row[0] for row in found} >= PARAMETERS.keys()
+    for name, *cells in found:
+        chosen = recipe(name, "published")
+        s, learns = chosen.settings, chosen.canonicalizer != "identity"
+        model = chosen.build(torch.ones(30)) if "(p16)" in name else on_meta(name)
+        network, h = (sum(p.numel() for p in part.parameters()) for part in (model.network, model.canonicalizer))
+        clip = "EDM's" if s.clip is None else "none" if s.clip == 1e9 else f"{s.clip:g}"
+        rate = f"{s.canonicalizer_lr:.0e}" if learns else "–"
+        weights = f"{h:,}" if learns else "–"
+        assert cells == [f"{network:,}", weights, str(s.batch_size), f"{s.lr:.0e}", rate, clip, f"{chosen.steps:,}"]
+
+
+def test_the_page_s_differences_name_the_sizes_of_the_code():
+    found = {(row[0], row[1]): row[2] for row in rows("Differences")}
+    (ours,) = (there for (name, code), there in found.items() if name == "DiT, SymDiff" and "weights" in code)
+    counts = [sum(p.numel() for p in on_meta(n, "paper").network.parameters()) for n in ("DiT", "SymDiff", "SymDiff*")]
+    assert ours == "{:,}, {:,} and {:,}".format(*counts)
+    unet = sum(p.numel() for p in on_meta("UNet", "paper").network.parameters())
+    assert any(f"{unet:,} weights" in there for there in found.values())
+    dit = on_meta("DiT").network
+    assert dit.trunk.blocks[0].up.out_features == 2 * 768
+    assert dit.atoms.out_features == 184
+    assert on_meta("SymDiff*").network.network.atoms.out_features == 382
+    assert on_meta("DiT", "paper").network.transformer.blocks[0].up.out_features == 2 * 1024
+    optimizer = make_optimizers(recipe("UNet", "published").build(torch.tensor([0, 1])), Settings())["optimizer"]
+    assert optimizer.defaults["amsgrad"]
+    assert optimizer.defaults["betas"][0] == 0.9
+    assert {len(row) for row in rows("Differences")} == {4}

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.recipes.recipe import Recipe
 from canonkit.training import Prepared, Settings, State, checkpoint, one_step, read_card, read_log, train, validate
 from canonkit.training.checkpoint import read_checkpoint, write_checkpoint
-from canonkit.training.loop import Streams, part
+from canonkit.training.loop import Cost, Streams, _announce, part
 from canonkit.training.step import clip
 
 SMALL = Settings(
@@ -532,3 +533,13 @@ def test_the_mean_gradient_of_several_processes_is_that_of_one(qm9, name, world,
     mean = sum(gradient(rank, world) for rank in range(world)) / world
     torch.testing.assert_close(mean, whole, rtol=bound, atol=bound * float(whole.abs().max()))
     assert float(whole.norm()) > 0
+
+
+def test_training_says_beforehand_what_the_published_budget_would_take(capsys):
+    chosen = recipe("GDM", "paper")
+    state = SimpleNamespace(step=0, seconds=0.0, settings=chosen.settings, device=torch.device("cpu"))
+    for published in (chosen.steps, None):
+        _announce(Cost(2.0, 128.0, 1.0), state, 1.0, None, 100_000, None, 0.0, published)
+        said = capsys.readouterr().out
+        assert "1 minutes to go, to about step 120 " in said
+        assert ("4,689,000 steps, as published, would take 651 hours here" in said) == (published is not None)

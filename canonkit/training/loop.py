@@ -224,7 +224,8 @@ def train(
         feed = Resident(prepared, state) if resident else Streams(prepared, state, accelerator)
         if accelerator is None and progress:
             cost = measure_cost(feed)
-            _announce(cost, state, minutes, steps, len(prepared.train), fast, time.monotonic() - began)
+            published = prepared.about.get("recipe", {}).get("steps")
+            _announce(cost, state, minutes, steps, len(prepared.train), fast, time.monotonic() - began, published)
 
         def log(kind: str, values: dict) -> None:
             entry = {"kind": kind, "step": state.step, "seconds": round(state.seconds, 2)}
@@ -366,7 +367,16 @@ class _Lines:
             print(f"{text}, {1 - self.n / self.total:.0%} to go", flush=True)
 
 
-def _announce(cost: Cost, state: State, minutes, steps, samples: int, fast: torch.dtype | None, startup: float) -> None:
+def _announce(
+    cost: Cost,
+    state: State,
+    minutes: float | None,
+    steps: int | None,
+    samples: int,
+    fast: torch.dtype | None,
+    startup: float,
+    published: int | None,
+) -> None:
     left = [] if steps is None else [(steps - state.step) / cost.steps_per_second]
     if minutes is not None:
         left.append(60 * minutes - state.seconds)
@@ -380,3 +390,6 @@ def _announce(cost: Cost, state: State, minutes, steps, samples: int, fast: torc
         f"peak memory of this process {cost.peak_memory_gb:.1f} GB\n"
         f"the start took {startup:.0f} seconds; it and measuring come on top of the budget"
     )
+    if published:
+        hours = published / cost.steps_per_second / 3600
+        print(f"{published:,} steps, as published, would take {hours:,.{0 if hours > 10 else 1}f} hours here")
