@@ -58,7 +58,7 @@ def load(name: str, published: str | None = None) -> Run:
 
     Args:
         name: of trained weights; or a path to the authors' files.
-        published: whose files they are, "edm"; see `canonkit.published`.
+        published: whose files they are, "edm" or "symdiff"; see `canonkit.published`.
 
     Raises:
         ValueError: no weights of that name; or they are missing, truncated or altered.

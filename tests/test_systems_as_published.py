@@ -135,7 +135,7 @@ def test_distances_are_learned_gaussians_with_the_self_pair():
             s = layer.spreads.abs() + 0.01
             total += torch.exp(-((d - layer.means) ** 2) / (2 * s**2)) / (s * math.sqrt(2 * math.pi)) / 3
         expected = layer.linear.weight @ total + layer.linear.bias * PADDED / 3
-        assert (found[i] - expected).abs().max() < 1e-5  # 1e-6 Å stands for a distance of zero
+        assert (found[i] - expected).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("make", ["k", "gamma"])

@@ -35,7 +35,7 @@ def read(path: str | Path, *, elements: Sequence[str] | None = None, progress: b
 
     An npz holds `positions` (B, N, 3) in Å and `numbers` (B, N), atomic numbers with 0 for padding; `charges`,
     `bonds`, `radicals`, `titles` and `data` where they are known. Positions of text files are float32, or float64 where
-    some lie farther than 1,000 Å from the origin.
+    some lie farther than 1,000 Å from the origin. Atoms closer than 0.1 Å, as a poor model makes them, are a warning.
 
     Args:
         path: of the file.
@@ -54,9 +54,15 @@ def read(path: str | Path, *, elements: Sequence[str] | None = None, progress: b
         raise ValueError(f"{path}: cannot read '{path.suffix}' files, only {', '.join(SUFFIXES)}")
     more = {"progress": progress} if path.suffix.lower() == ".sdf" else {}
     try:
-        return readers[path.suffix.lower()](path, elements=elements, **more).check()
+        molecules = readers[path.suffix.lower()](path, elements=elements, **more)
+        molecules.check_finite()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    try:
+        molecules.check()
+    except ValueError as error:  # what `write` wrote must be read again, and be measured as it is
+        warnings.warn(f"{path}: {error}: no real molecule; leave such ones out before you train on them", stacklevel=2)
+    return molecules
 
 
 def write(samples: Molecules | torch.Tensor, path: str | Path) -> Path:

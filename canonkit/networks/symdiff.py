@@ -40,7 +40,9 @@ class Distances(nn.Module):
         xavier(self.linear)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        d = (squared_distances(x) + 1e-12).sqrt()[..., None]  # 1e-12 Å^2: the root's slope is infinite at 0
+        other = 1 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        # 1e-12 Å^2, for the root's slope is infinite at 0; the distance to itself is exactly 0.
+        d = ((squared_distances(x) + 1e-12).sqrt() * other)[..., None]
         s = self.spreads.abs() + 0.01
         phi = torch.exp(-0.5 * ((d - self.means) / s).square()) / (math.sqrt(2 * math.pi) * s)  # (B, N, N, K)
         real = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
