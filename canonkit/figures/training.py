@@ -13,7 +13,7 @@ from canonkit.figures.base import blank
 
 SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vPX*"
-SHARES = {"atom_stable": "stable atoms", "molecule_stable": "stable molecules (dashed)"}
+SHARES = {"atom_stable": "stable atoms", "molecule_stable": "molecules (dashed)"}
 SHARES |= {"valid_by_generated_bonds": "valid molecules", "unique": "unique among them (dashed)"}  # without stability
 
 
