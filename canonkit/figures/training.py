@@ -17,7 +17,7 @@ SHARES = {"atom_stable": "stable atoms", "molecule_stable": "molecules (dashed)"
 SHARES |= {"valid_by_generated_bonds": "valid molecules", "unique": "unique among them (dashed)"}  # without stability
 
 
-def _look(k: int) -> dict[str, str]:
+def _look(k: int) -> dict[str, Any]:
     """Colour, marker and line of curve k: told apart by everyone, and in print."""
     return {"color": SAFE[k % len(SAFE)], "marker": MARKERS[k % len(MARKERS)], "ls": "-" if k < len(SAFE) else "--"}
 
