@@ -39,7 +39,7 @@ def make(
     path, kept = Path(to) / f"{name}{ENDING}", {}
     for step in sorted(steps):
         resume = (Path(out) / "run.json").exists()
-        settings = {"validate_every": 0, "sample_every": 0} | changes
+        settings: dict[str, Any] = {"validate_every": 0, "sample_every": 0, **changes}
         run = train_recipe(name, out, steps=step, data=data, resume=resume, progress=False, **settings)
         if run.step != step:
             raise ValueError(f"{out} was trained for {run.step} steps already: choose a new folder to keep step {step}")
