@@ -302,7 +302,7 @@ def test_an_unrolled_step_goes_from_an_earlier_time_by_the_network_s_own_predict
 
 @pytest.mark.parametrize("distances", [True, False])
 def test_pairs_are_linear_in_coordinates_unless_they_see_distances(distances, monkeypatch):
-    monkeypatch.setattr("canonkit.networks.canon.silu", lambda x: x)
+    monkeypatch.setattr("canonkit.networks.canon.silu", lambda x, inplace=False: x)
     network = lively(Canon(9, **SMALL, distances=distances))
     network.pairs = torch.nn.Identity()
     z = torch.zeros(1, 3, 9)
@@ -371,6 +371,22 @@ def test_canon_sees_the_distances_of_a_guess():
     assert (net(other, t) - net(z, t)).abs().max() < 1e-12  # a shift changes no distance
     other[..., 9:12] *= 1.3
     assert (net(other, t) - net(z, t)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("bonds", [0, 5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_evaluation_in_parts_and_in_place_is_that_of_training(monkeypatch, bonds, masked):
+    monkeypatch.setattr("canonkit.networks.canon.AT_ONCE", 2 * 6**2)
+    net = lively(Canon(17, **SMALL, guess=9, bonds=bonds)).double()
+    z, t = torch.randn(5, 6, 17).double(), torch.rand(5).double()
+    mask = torch.arange(6) < torch.tensor([6, 5, 4, 3, 6])[:, None] if masked else None
+    orders = torch.randint(0, 6, (5, 6, 6)) if bonds else None
+    given = z.clone()
+    whole = net(z, t, mask, orders)
+    with torch.no_grad():
+        parts = net(z, t, mask, orders)
+    torch.testing.assert_close(parts, whole, atol=1e-12, rtol=1e-12)
+    assert z.equal(given)
 
 
 def test_canon_s_bond_logits_are_symmetric_and_do_not_feel_padding():

@@ -22,6 +22,7 @@ from canonkit.networks.time import time_features
 DISTANCES = 64  # Gaussians of a distance, K
 FARTHEST = 12.0  # Å, the last one's centre; no two atoms of QM9 are farther apart
 TIME_WIDTH = 256  # sinusoids of t
+FAINTEST = -60.0  # exponent of a Gaussian: exp of less is nearly zero; near 1e-38 its products are ten times as slow
 CACHED = 2**18  # entries of the tensor of Gaussians worked on at a time, so that it stays in the processor's cache
 FAST_WIDTH = 256  # below, without features of pairs, bfloat16 was measured slower than float32 on CPUs
 
@@ -38,7 +39,7 @@ def distance_features(x: Tensor, mask: Tensor | None) -> Tensor:
         squared = squared_distances(y)
         d = (squared + 1e-12).sqrt()  # 1e-12 Å^2: the root's slope is infinite at 0
         exponent = torch.stack([squared, d, torch.ones_like(d)], dim=-1) @ c
-        phi = exponent.clamp(min=-80).exp()  # exp of less is nearly zero, and ten times as slow
+        phi = exponent.clamp(min=FAINTEST).exp()
         parts.append((n[:, :, None] @ phi).squeeze(2) / n.sum(-1, keepdim=True).clamp(min=1))
     return torch.cat(parts)
 

@@ -433,8 +433,9 @@ def unmask(
     gumbel = -(-of_order[hidden][:, None].log()).log()
     score = p.gather(1, drawn).log() / choice_temperature + (1 - share) * gumbel
     scores = score.new_full(tokens.shape, -torch.inf).masked_scatter(hidden, score)
-    rank = scores.flatten(1).argsort(1, descending=True).argsort(1).view_as(tokens)
-    kept = hidden & (rank < more.view(-1, *[1] * len(inner)))
+    most, where = scores.flatten(1).topk(int(more.max()), sorted=True)
+    rank = torch.arange(most.shape[1], device=most.device)
+    kept = torch.zeros_like(hidden.flatten(1)).scatter_(1, where, rank < more[:, None]).view_as(hidden) & hidden
     return torch.where(kept, tokens.masked_scatter(hidden, drawn), tokens)
 
 
