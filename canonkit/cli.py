@@ -136,11 +136,7 @@ def train(
         str | None,
         typer.Argument(
             help="Of molecules: GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM, DiT, DiT-Aug, SymDiff-H, "
-<<<<<<< HEAD
-            "SymDiff, SymDiff* (no laptop scale), canon+DiT, Flow, Flow-aug, Flow+pose, Flow+order, Flow+prior, "
-=======
             "SymDiff, SymDiff* (paper, published), canon+DiT, Flow, Flow-aug, Flow+pose, Flow+order, Flow+prior, "
->>>>>>> main
             "Flow+transport, Flow-DiT, Flow+bonds, CanonFlow, CanonFlow-aug. Of images: UNet, canon(p8)+UNet, "
             "canon(p16)+UNet, canon(p32)+UNet, 'canon(p16, fr)+UNet', copies(16)+UNet, arbitrary(16)+UNet."
         ),
