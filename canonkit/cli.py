@@ -136,7 +136,7 @@ def train(
         str | None,
         typer.Argument(
             help="Of molecules: GDM, GDM-aug, EDM, inertial+GDM, canon(fr)+GDM, canon+GDM, DiT, DiT-Aug, SymDiff-H, "
-            "SymDiff, SymDiff* (paper scale), canon+DiT, Flow, Flow-aug, Flow+pose, Flow+order, Flow+prior, "
+            "SymDiff, SymDiff* (paper, published), canon+DiT, Flow, Flow-aug, Flow+pose, Flow+order, Flow+prior, "
             "Flow+transport, Flow-DiT, Flow+bonds, CanonFlow, CanonFlow-aug. Of images: UNet, canon(p8)+UNet, "
             "canon(p16)+UNet, canon(p32)+UNet, 'canon(p16, fr)+UNet', copies(16)+UNet, arbitrary(16)+UNet."
         ),
@@ -311,7 +311,7 @@ def evaluate(
         list[str] | None, typer.Option("--set", help="A setting of the sampler, such as choice_temperature=inf.")
     ] = None,
     published: Annotated[
-        str | None, typer.Option(help="Whose published checkpoint SOURCE is, such as edm: a folder of the authors.")
+        str | None, typer.Option(help="Whose published checkpoint SOURCE is, edm or symdiff: a folder of the authors.")
     ] = None,
     drugs: Annotated[
         bool, typer.Option("--drugs", help="Of a file: drug-size molecules of any elements, by their own bonds.")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import canonkit as ck
-from canonkit import releases
+from canonkit import course, releases
 from canonkit.metrics import Interval, bootstrap, denoising_errors
 from canonkit.networks import ShuffleUNet, UNet
 from canonkit.networks.shuffle_unet import Unit
@@ -259,3 +259,24 @@ def load_run_rounded(run):
     for parameter in again.model.parameters():
         parameter.data = parameter.data.half().float()
     return again
+
+
+@pytest.mark.slow
+def test_the_course_of_a_training_is_kept_and_read_again(data, tmp_path):
+    name = "copies(16)+UNet"
+    path = course.make(name, (1, 3), tmp_path / "run", data=data, to=tmp_path, batch_size=8)
+    read = course.course(name, tmp_path)
+    assert list(read) == [1, 3]
+    last = load_run(tmp_path / "run").model.canonicalizer.state_dict()
+    for key, value in read[3].state_dict().items():
+        assert torch.equal(value, last[key].half().float())
+    assert not all(torch.equal(a, b) for a, b in zip(read[1].parameters(), read[3].parameters(), strict=True))
+    with pytest.raises(ValueError, match="3 steps already"):
+        course.make(name, (2,), tmp_path / "run", data=data, to=tmp_path, batch_size=8)
+    with pytest.raises(ValueError, match="no course of training is kept of 'UNet'"):
+        course.course("UNet", tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 8
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="course.safetensors: its content is not what was written"):
+        course.course(name, tmp_path)

@@ -18,7 +18,7 @@ LAYERS = [
     {"published"},
     {"releases", "resident"},
     {"trainer", "results"},
-    {"experiments"},
+    {"experiments", "course"},
     {"figures", "widgets", "exercises", "bench", "queue", "comparison"},
     {"cli", "__main__"},
 ]

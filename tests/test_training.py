@@ -387,7 +387,7 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path):
 
 
 def _write_with_torch(folder, tensors, counters):
-    checkpoint._write(folder / "checkpoint.pt", tensors, counters)
+    checkpoint.write_tensors(folder / "checkpoint.pt", tensors, counters)
 
 
 def test_where_both_checkpoints_are_damaged_training_stops_and_touches_nothing(qm9, tmp_path):

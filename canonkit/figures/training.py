@@ -13,16 +13,21 @@ from canonkit.figures.base import blank
 
 SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vPX*"
-SHARES = {"atom_stable": "stable atoms", "molecule_stable": "stable molecules (dashed)"}
+SHARES = {"atom_stable": "stable atoms", "molecule_stable": "molecules (dashed)"}
 SHARES |= {"valid_by_generated_bonds": "valid molecules", "unique": "unique among them (dashed)"}  # without stability
+
+
+def _look(k: int) -> dict[str, Any]:
+    """Colour, marker and line of curve k: told apart by everyone, and in print."""
+    return {"color": SAFE[k % len(SAFE)], "marker": MARKERS[k % len(MARKERS)], "ls": "-" if k < len(SAFE) else "--"}
 
 
 def _curves(curves: Mapping[str, tuple[Sequence, Sequence]], width: float, **labels) -> Figure:
     """Curves (x, y) by name in one panel, the legend beside it."""
     figure = blank(width, 3.1)
     ax = figure.subplots()
-    for name, (x, y) in curves.items():
-        ax.plot(x, y, marker="o", markersize=3, label=name)
+    for k, (name, (x, y)) in enumerate(curves.items()):
+        ax.plot(x, y, **_look(k), markersize=4, label=name)
     ax.set(**labels)
     ax.set_ylim(0, None)
     ax.grid(alpha=0.3)
@@ -94,9 +99,8 @@ def stability_steps(results: Mapping[str, Mapping[int, Any]]) -> Figure:
     order = sorted(results, key=lambda name: -results[name][max(results[name])].molecule_stable)  # as the curves end
     for k, name in enumerate(order):
         steps = sorted(results[name])
-        look = {"color": SAFE[k % len(SAFE)], "marker": MARKERS[k % len(MARKERS)], "ls": "-" if k < len(SAFE) else "--"}
         for ax, key in ((atoms, "atom_stable"), (molecules, "molecule_stable")):
-            ax.plot(steps, [100 * getattr(results[name][s], key) for s in steps], **look, ms=4, label=name)
+            ax.plot(steps, [100 * getattr(results[name][s], key) for s in steps], **_look(k), ms=4, label=name)
     for ax, title in ((atoms, "stable atoms (%)"), (molecules, "stable molecules (%)")):
         ax.set(xscale="log", xlabel="network evaluations", title=title)
         ax.set_ylim(0, max(1.0, 1.05 * ax.get_ylim()[1]))

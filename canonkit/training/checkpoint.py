@@ -33,7 +33,7 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], counters: dict) -
     """Writes a checkpoint of tensors on the CPU, whole or not at all, and keeps the one before it as previous.*."""
     path = folder / ("checkpoint.pt" if save_file is None else "checkpoint.safetensors")
     with replacing(path) as temporary:
-        _write(temporary, tensors, counters)
+        write_tensors(temporary, tensors, counters)
         if path.exists():
             _keep(path, path.with_stem("previous"))
 
@@ -43,10 +43,11 @@ def write_averaged(folder: Path, model: OrbitModel, counters: dict) -> None:
     halved = {k for k, _ in model.named_parameters()}
     tensors = {f"ema/{k}": (v.half() if k in halved else v).cpu() for k, v in model.state_dict().items()}
     with replacing(folder / "averaged.pt") as temporary:
-        _write(temporary, tensors, counters)
+        write_tensors(temporary, tensors, counters)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], counters: dict) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], counters: dict) -> None:
+    """Writes tensors and what JSON can say beside them, with a hash of each group, the names before the first "/"."""
     hashes = _hashes(tensors, counters)
     if path.suffix == ".pt" or save_file is None:
         torch.save({"tensors": tensors, "counters": counters, "hashes": hashes}, path)
@@ -97,7 +98,7 @@ def read_checkpoint(
         path = folder / name
         with suppress(FileNotFoundError):  # a checkpoint may be replaced at this moment; the one before it is there
             try:
-                found = settled(path, lambda path=path: _read(path, prefix))
+                found = settled(path, lambda path=path: read_tensors(path, prefix))
             except FileNotFoundError:
                 raise
             except Exception as error:  # torch, pickle, zipfile, safetensors and the system have their own
@@ -114,8 +115,12 @@ def read_checkpoint(
     return None
 
 
-def _read(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict]:
-    """Raises ValueError where the hash of a group is not that of its content."""
+def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
+    """What `write_tensors` wrote, of tensors those whose names begin with `prefix`.
+
+    Raises:
+        ValueError: the hash of a group is not that of its content.
+    """
     if path.suffix == ".pt":
         with open(path, "rb"):  # torch says of each error that there is no such file
             saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)

@@ -161,7 +161,9 @@ def _ball(poses: Mapping[str, torch.Tensor]) -> str:
     picture = (
         f'<svg viewBox="-1.3 -1.3 2.6 2.6" width="150" height="150" style="background: white">{"".join(shapes)}</svg>'
     )
-    return f"<div>{picture}<br><small>h(x) in the ball of rotations: {names}</small></div>"
+    # The colours are made for white, also where the page is dark.
+    style = "display: inline-block; padding: 0 4px; background: white; color: black"
+    return f'<div style="{style}">{picture}<br><small>h(x) in the ball of rotations: {names}</small></div>'
 
 
 def _numbers(values: torch.Tensor) -> str:
