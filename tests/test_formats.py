@@ -53,6 +53,16 @@ def test_collapsed_samples_are_read_again_with_a_warning(some, tmp_path, suffix)
     assert_same(back, collapsed, PRECISION[suffix], bonds=suffix != ".xyz")
 
 
+def test_a_tangle_that_would_crash_rdkit_is_refused_as_sdf_and_kept_as_npz(tmp_path):
+    n, generator = 61, torch.Generator().manual_seed(0)
+    bonds = (torch.rand(1, n, n, generator=generator) < 0.75).triu(1).long()
+    bonds = bonds + bonds.mT
+    tangle = Molecules.from_arrays(3 * torch.randn(1, n, 3, generator=generator), torch.full((1, n), 6), bonds=bonds)
+    with pytest.raises(ValueError, match=f"molecule 0 has an atom of {int((bonds > 0).sum(1).max())} bonds"):
+        write(tangle, tmp_path / "tangle.sdf")
+    assert read(write(tangle, tmp_path / "tangle.npz")).bonds.equal(bonds)
+
+
 def test_rdkit_round_trip(some):
     back = from_rdkit(to_rdkit(some))
     assert_same(back, some)

@@ -27,6 +27,7 @@ SUFFIXES = (".sdf", ".xyz", ".npz")
 IMAGE_SUFFIXES = (".png", ".npz")
 FAR = 1000.0  # Å; beyond, float32 would move atoms by more than files' four decimals tell
 BRIGHT = 8.0  # pixels above this are no shades in [0, 1], however noisy
+MOST_NEIGHBOURS = 20  # no real atom has more than half as many; on tangles of 45 RDKit crashes, and Python with it
 HEAVY_HYDROGEN = {"D": 1, "T": 1}
 
 
@@ -224,6 +225,9 @@ def to_rdkit(molecules: Molecules, *, stereo: bool = False) -> list:
 
     Not sanitised. `stereo` assigns centres and double bonds from the positions, as Chem.AssignStereochemistryFrom3D
     does; it is off by default, for it makes two SMILES of a pair of mirror images.
+
+    Raises:
+        ValueError: naming the molecule: a bond of another order; with `stereo`, an atom of more than 20 bonds.
     """
     from rdkit import Chem
     from rdkit.Geometry import Point3D
@@ -250,6 +254,10 @@ def to_rdkit(molecules: Molecules, *, stereo: bool = False) -> list:
             mol.AddBond(i, j, kinds[order])
         mol.AddConformer(conformer)
         if stereo:
+            if (most := max((atom.GetDegree() for atom in mol.GetAtoms()), default=0)) > MOST_NEIGHBOURS:
+                raise ValueError(
+                    f"molecule {b} has an atom of {most} bonds, on which RDKit may crash: leave it out, or write .npz"
+                )
             mol.UpdatePropertyCache(strict=False)
             Chem.AssignStereochemistryFrom3D(mol)
         if molecules.titles is not None:
