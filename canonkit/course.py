@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,8 @@ def course(name: str, folder: str | Path = FOLDER) -> dict[int, Canonicalizer]:
         tensors, about = read_tensors(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}: install canonkit again, or make the file anew") from error
-    found = {}
+    found, untrained = {}, recipe(about["recipe"]).build(torch.tensor(about["size_counts"])).canonicalizer.eval()
     for step in sorted({int(k.split("/")[0]) for k in tensors}):
-        model = recipe(about["recipe"]).build(torch.tensor(about["size_counts"]))
-        model.canonicalizer.load_state_dict(strip_prefix(tensors, f"{step}/"))
-        found[step] = model.canonicalizer.eval()
+        found[step] = copy.deepcopy(untrained)
+        found[step].load_state_dict(strip_prefix(tensors, f"{step}/"))
     return found
