@@ -6,11 +6,13 @@ default, connect-the-dots, twenty times as many molecules come out wrong: small 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from canonkit.chemistry.formats import fill_graph, to_rdkit
-from canonkit.molecules import Molecules
+from canonkit.molecules import ATOMIC_NUMBERS, Molecules
 
 REACH = 1.15  # times the sum of covalent radii
 
@@ -53,6 +55,23 @@ def ragged_graphs(molecules: Molecules) -> dict[str, Tensor]:
         "counts": torch.bincount(b, minlength=len(molecules)).to(torch.uint8),
         "charges": charges[molecules.mask].to(torch.int8),
     }
+
+
+def padded(ragged: dict[str, Tensor], elements: Sequence[str], longest: int | None = None) -> Molecules:
+    """Molecules from atoms one after another: positions (A, 3), numbers (A,) and sizes (M,).
+
+    Args:
+        ragged: these.
+        elements: the element table; it must hold all numbers.
+        longest: atoms that are made room for, by default those of the largest molecule.
+    """
+    sizes = ragged["sizes"].long()
+    mask = torch.arange(int(sizes.max()) if longest is None else longest) < sizes[:, None]
+    table = torch.zeros(max(ATOMIC_NUMBERS.values()) + 1, dtype=torch.long)
+    table[[ATOMIC_NUMBERS[e] for e in elements]] = torch.arange(len(elements))
+    positions, types = torch.zeros(*mask.shape, 3), torch.zeros(mask.shape, dtype=torch.long)
+    positions[mask], types[mask] = ragged["positions"], table[ragged["numbers"].long()]
+    return Molecules(positions, types, mask, tuple(elements))
 
 
 def padded_graphs(molecules: Molecules, ragged: dict[str, Tensor]) -> Molecules:

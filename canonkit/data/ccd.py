@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canonkit.chemistry.bonds import padded_graphs
+from canonkit.chemistry.bonds import padded, padded_graphs
 from canonkit.chemistry.formats import to_rdkit
 from canonkit.data.own import OwnMolecules, graph_keys
 from canonkit.data.stored import content_hash, installed_files, load_stored, store
@@ -86,14 +86,8 @@ def _made(stored: dict[str, Tensor], digest: str, heavy: bool) -> CCD:
 
 
 def _padded(stored: dict[str, Tensor], elements: tuple[str, ...]) -> Molecules:
-    sizes = stored["sizes"].long()
-    mask = torch.arange(int(sizes.max())) < sizes[:, None]
-    table = torch.zeros(max(ATOMIC_NUMBERS.values()) + 1, dtype=torch.long)
-    table[[ATOMIC_NUMBERS[e] for e in elements]] = torch.arange(len(elements))
-    positions, types = torch.zeros(*mask.shape, 3), torch.zeros(mask.shape, dtype=torch.long)
-    positions[mask], types[mask] = stored["positions"], table[stored["numbers"].long()]
     titles = tuple(bytes(row).decode().strip() for row in stored["ids"].numpy())
-    return padded_graphs(Molecules(positions, types, mask, elements, titles=titles), stored)
+    return padded_graphs(padded(stored, elements).with_(titles=titles), stored)
 
 
 def _heavy(stored: dict[str, Tensor]) -> dict[str, Tensor]:

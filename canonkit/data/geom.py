@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canonkit.chemistry.bonds import padded_graphs
+from canonkit.chemistry.bonds import padded, padded_graphs
 from canonkit.data.own import OwnMolecules, graph_keys
 from canonkit.data.stored import load_stored, store
 from canonkit.extras import require
 from canonkit.files import cache_folder, replacing
-from canonkit.molecules import ATOMIC_NUMBERS, SYMBOLS, Molecules
+from canonkit.molecules import ATOMIC_NUMBERS, SYMBOLS
 
 ELEMENTS = ("H", "B", "C", "N", "O", "F", "Al", "Si", "P", "S", "Cl", "As", "Br", "I", "Hg", "Bi")
 ADMITTED = frozenset(ATOMIC_NUMBERS[e] for e in ELEMENTS)
@@ -424,23 +424,14 @@ def load_geom(
         whole["ends"] = torch.cat([s["ends"] for s in stored], 1)
     if most is not None and most < count:
         whole = _first(whole, most)
-    x = _padded(whole, graphs)
+    x = padded(whole, ELEMENTS)
+    if graphs:
+        x = padded_graphs(x, whole)
     molecule = graph_keys(x) if _source(path)[0] is _npy else whole["molecule"]
     order = _edm_order(path, len(x)) if split == "edm" else None
     digest = hashlib.sha256(" ".join([*digests, str(most)]).encode()).hexdigest()
     where = f"{path.name}, {lowest} lowest conformers"
     return Geom(x, "GEOM-Drugs", where, molecule=molecule, digest=digest, order=order)
-
-
-def _padded(whole: dict[str, Tensor], graphs: bool) -> Molecules:
-    sizes = whole["sizes"].long()
-    mask = torch.arange(int(sizes.max())) < sizes[:, None]
-    table = torch.zeros(max(ATOMIC_NUMBERS.values()) + 1, dtype=torch.long)
-    table[[ATOMIC_NUMBERS[e] for e in ELEMENTS]] = torch.arange(len(ELEMENTS))
-    positions, types = torch.zeros(*mask.shape, 3), torch.zeros(mask.shape, dtype=torch.long)
-    positions[mask], types[mask] = whole["positions"], table[whole["numbers"].long()]
-    x = Molecules(positions, types, mask, ELEMENTS)
-    return padded_graphs(x, whole) if graphs else x
 
 
 def _first(whole: dict[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canonkit.chemistry.bonds import padded_graphs, perceive_bonds, ragged_graphs
+from canonkit.chemistry.bonds import padded, padded_graphs, perceive_bonds, ragged_graphs
 from canonkit.chemistry.hydrogens import without_hydrogens
 from canonkit.data.base import Dataset, Form
 from canonkit.data.qm9_files import COUNT, QM9PACK, REINSTALL, parse_pyg, parse_qm9pack, parse_sdf, stated_smiles
@@ -162,7 +162,7 @@ def load_qm9(path: str | Path | None = None, *, progress: bool = True) -> QM9:
             raise ValueError(f"qm9pack's content hash is {wrong[:12]}, expected {SHA256[:12]}: {REINSTALL}")
         found = stored, store(cache, stored)
     stored, about = found
-    return QM9(_pad(stored), stored["index"].long(), about["sha256"])
+    return QM9(padded(stored, ELEMENTS, LONGEST), stored["index"].long(), about["sha256"])
 
 
 def _numbers(progress: bool) -> set[int]:
@@ -171,18 +171,6 @@ def _numbers(progress: bool) -> set[int]:
 
 
 # -- the ragged form: positions (A, 3), numbers (A,), sizes (M,), index (M,) ------------------------------------------
-
-
-def _pad(stored: dict[str, Tensor]) -> Molecules:
-    sizes = stored["sizes"].long()
-    mask = torch.arange(LONGEST) < sizes[:, None]
-    table = torch.zeros(max(ATOMIC_NUMBERS.values()) + 1, dtype=torch.long)
-    table[[ATOMIC_NUMBERS[e] for e in ELEMENTS]] = torch.arange(len(ELEMENTS))
-    positions = torch.zeros(*mask.shape, 3)
-    positions[mask] = stored["positions"]
-    types = torch.zeros(mask.shape, dtype=torch.long)
-    types[mask] = table[stored["numbers"].long()]
-    return Molecules(positions, types, mask)
 
 
 def _check(stored: dict[str, Tensor], source: str) -> None:
@@ -198,7 +186,7 @@ def _check(stored: dict[str, Tensor], source: str) -> None:
             f"{source} has an atom of number {int(stored['numbers'][~known][0])}, not H, C, N, O, F: {remedy}"
         )
     try:
-        _pad(stored).check()
+        padded(stored, ELEMENTS, LONGEST).check()
     except ValueError as error:
         raise ValueError(f"{source}: {error}: {remedy}") from error
 
