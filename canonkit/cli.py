@@ -411,10 +411,11 @@ def certify(
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f"dtype {dtype!r} is not float32 or float64")
     show = not as_json
-    samples = None if data is None else _samples(data, show)
+    # The elements of a frame's network are the data's. All others come first: a wrong name is said before data is read.
+    samples = _samples(data, show) if data and name.startswith("frame") else None
     h = _run(name).model.network if denoiser else _canonicalizer(name, getattr(samples, "elements", None), seed)
     if samples is None:
-        samples = _samples("rotmnist" if isinstance(h, ImageCanonicalizer) else "qm9", show)
+        samples = _samples(data or ("rotmnist" if isinstance(h, ImageCanonicalizer) else "qm9"), show)
     dtype = dtype or ("float32" if isinstance(samples, torch.Tensor) else "float64")
     result = check(h, _some(samples, count, seed), dtype=getattr(torch, dtype), seed=seed)
     more = {"passed": result.passed, "verdict": result.verdict} if isinstance(result, Certificate) else {}
