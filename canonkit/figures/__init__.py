@@ -20,6 +20,7 @@ shape_maps        values on a sphere of shapes: where a slice jumps
 error_curves      errors against numbers of samples
 training_curves   loss terms, validation and stability of one or several runs
 stable_by_budget  stable molecules of several runs at several budgets
+when_it_pays      what poses do for networks, against molecules to learn from and budget
 stability_steps   stability against network evaluations
 velocity_curves   the part of a flow's velocity that cannot be predicted, against time
 """
@@ -33,7 +34,7 @@ from canonkit.figures.periodic import periodic_boxes
 from canonkit.figures.plane import clouds, densities, error_curves, shape_maps
 from canonkit.figures.poses import pose_profile, property_map
 from canonkit.figures.symmetry import rotation_law, vector_fields
-from canonkit.figures.training import stability_steps, stable_by_budget, training_curves, velocity_curves
+from canonkit.figures.training import stability_steps, stable_by_budget, training_curves, velocity_curves, when_it_pays
 
 __all__ = [
     "Picture",
@@ -60,4 +61,5 @@ __all__ = [
     "training_curves",
     "vector_fields",
     "velocity_curves",
+    "when_it_pays",
 ]

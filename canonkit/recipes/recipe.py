@@ -23,6 +23,7 @@ from canonkit.networks import (
     Canon,
     DiT,
     GaussianDiT,
+    GraphEGNN,
     Haar,
     PositionTurn,
     Recursive,
@@ -68,6 +69,7 @@ NETWORKS = {
     "DiT*": DiT,
     "Canon": Canon,
     "PairDiT": pair_dit,
+    "GraphEGNN": GraphEGNN,
     "UNet": UNet,
     "ShuffleUNet": ShuffleUNet,
     "GaussianDiT": GaussianDiT,
@@ -163,7 +165,7 @@ class Recipe:
         data, such as a prior; a checkpoint holds that already.
         """
         data = self.dataset(data, progress=progress)
-        chosen, part = self.on(data), data.part("train")
+        chosen, part = self.on(data), data.part("train")[: self.settings.first]
         counts = torch.bincount(lengths(part), minlength=chosen.form.longest + 1 if chosen.form.longest else 0)
         model, about = chosen.build(counts), chosen.card(data.sha256, len(part), counts)
         once = not (self.settings.augment or self.canonicalizer == "identity") and without_weights(model)
