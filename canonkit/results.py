@@ -329,10 +329,18 @@ def _with_deviation(e: Mapping[str, Any], key: str) -> str:
     return f"{100 * e[key]:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
-def ablation_table(evaluations: Iterable[dict[str, Any]]) -> Table:
-    """What each step towards CanonFlow does, mean ± standard deviation over seeds, from `evaluate_ablation`."""
-    found = by_recipe(evaluations)
-    budgets = list(next(iter(found.values()))[0]["at"])
+def ablation_table(
+    evaluations: Iterable[dict[str, Any]], title: str = "What each step does", names: Iterable[str] = ()
+) -> Table:
+    """What each step towards CanonFlow does, mean ± standard deviation over seeds, from `evaluate_ablation`.
+
+    `names` of rows are shown also where nothing was measured.
+    """
+    measured = by_recipe(evaluations)
+    found: dict[str, list[dict[str, Any]]] = dict.fromkeys(names, []) | measured
+    if not measured:
+        return Table(title, ["recipe", "seeds"], [[name, "0"] for name in found], ["Nothing is measured yet."])
+    budgets = list(next(iter(measured.values()))[0]["at"])
     header = ["recipe", "seeds", *(f"mol % at {int(b):,}" for b in budgets), "atom %", "valid %", "unique %", "loss"]
     rows = []
     for name, runs in found.items():
@@ -340,22 +348,22 @@ def ablation_table(evaluations: Iterable[dict[str, Any]]) -> Table:
         shares += [_spread(runs, budgets[-1], k, 100, 1) for k in ("atom_stable", "valid_by_generated_bonds", "unique")]
         rows.append([name, str(len(runs)), *shares, _spread(runs, budgets[-1], "loss", 1, 4)])
     every = [e for runs in found.values() for e in runs]
-    measured = every[0]["at"][budgets[0]]
+    first = every[0]["at"][budgets[0]]
     notes = [
         f"Columns say how many molecules were seen; the last four are at {int(budgets[-1]):,}. Mean ± standard "
         f"deviation over seeds; {' / '.join(sorted({e['hardware'] for e in every}))}.",
-        f"{measured['samples']:,} samples at {measured['steps']} network evaluations of averaged weights, learning "
+        f"{first['samples']:,} samples at {first['steps']} network evaluations of averaged weights, learning "
         f"rate not cooled; {every[0]['protocol']}. Valid: by the generated bonds. Unique: of the valid. Losses under "
         "different couplings or poses are not comparable.",
     ]
-    return Table("What each step does", header, rows, notes)
+    return Table(title, header, rows, notes)
 
 
 def by_recipe(evaluations: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Evaluations of several seeds, in lists by recipe."""
+    """Evaluations of several seeds, in lists by row, which is the recipe where they do not say another."""
     found: dict[str, list[dict[str, Any]]] = {}
     for e in evaluations:
-        found.setdefault(e["recipe"], []).append(e)
+        found.setdefault(e.get("row", e["recipe"]), []).append(e)
     return found
 
 

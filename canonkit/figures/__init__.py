@@ -23,6 +23,7 @@ error_curves      errors against numbers of samples
 training_curves   loss terms, validation and stability of one or several runs
 stable_by_budget  stable molecules of several runs at several budgets
 shares            what is measured of several models, as bars with deviations
+when_it_pays      what poses do for networks, against molecules to learn from and budget
 stability_steps   stability against network evaluations
 velocity_curves   the part of a flow's velocity that cannot be predicted, against time
 """
@@ -37,7 +38,14 @@ from canonkit.figures.periodic import periodic_boxes
 from canonkit.figures.plane import clouds, densities, error_curves, shape_maps
 from canonkit.figures.poses import pose_jumps, pose_profile, property_map
 from canonkit.figures.symmetry import rotation_law, vector_fields
-from canonkit.figures.training import shares, stability_steps, stable_by_budget, training_curves, velocity_curves
+from canonkit.figures.training import (
+    shares,
+    stability_steps,
+    stable_by_budget,
+    training_curves,
+    velocity_curves,
+    when_it_pays,
+)
 
 __all__ = [
     "Picture",
@@ -67,4 +75,5 @@ __all__ = [
     "training_curves",
     "vector_fields",
     "velocity_curves",
+    "when_it_pays",
 ]

@@ -23,6 +23,7 @@ from canonkit.networks import (
     Canon,
     DiT,
     GaussianDiT,
+    GraphEGNN,
     Haar,
     PositionTurn,
     Recursive,
@@ -68,6 +69,7 @@ NETWORKS = {
     "DiT*": DiT,
     "Canon": Canon,
     "PairDiT": pair_dit,
+    "GraphEGNN": GraphEGNN,
     "UNet": UNet,
     "ShuffleUNet": ShuffleUNet,
     "GaussianDiT": GaussianDiT,
@@ -170,7 +172,7 @@ class Recipe:
             ValueError: `form` is of another kind, or lacks an element, or its molecules are shorter.
         """
         data = self.dataset(data, progress=progress)
-        chosen, part, valid = self.on(data), data.part("train"), data.part("valid")
+        chosen, part, valid = self.on(data), data.part("train")[: self.settings.first], data.part("valid")
         if form is not None and form != chosen.form:
             if (form.shape, form.heavy) != (data.form.shape, data.form.heavy):
                 raise ValueError(
