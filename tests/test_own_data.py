@@ -9,7 +9,7 @@ import canonkit as ck
 from canonkit.chemistry.formats import from_rdkit
 from canonkit.data.own import graph_keys
 from canonkit.groups import haar_rotations, random_permutations
-from canonkit.metrics import known_smiles
+from canonkit.metrics import evaluate_drugs, known_smiles
 from canonkit.releases import release
 from canonkit.results import OF_DRUGS, evaluate_any
 
@@ -139,6 +139,33 @@ def test_weights_that_know_more_elements_and_longer_molecules_are_a_start_for_yo
     assert run.seen == learned.seen + 16
     again = {"data": data, "init": str(learned.folder), "resume": True} | options | {"steps": 2}
     assert ck.train("CanonFlow-heavy", tmp_path / "mine", **again).step == 2
+
+
+def test_shipped_weights_of_drugs_are_a_start_for_a_file(file, tmp_path):
+    """The five lines of notebook 09: sizes are those of the file, elements those of the weights."""
+    mine = ck.read(file)
+    assert ck.certify(ck.canonicalizer("spectral"), mine).passed
+    options = {"init": "CanonFlow(drugs)", "steps": 2, "sample_every": 0, "progress": False}
+    run = ck.train("CanonFlow-heavy", tmp_path / "mine", data=mine, **options)
+    ck.write(new := run.sample(8, 10, seed=0), tmp_path / "new.sdf")
+    ck.draw(new)
+    assert run.recipe.form == ck.load("CanonFlow(drugs)").recipe.form
+    sizes = {mol.GetNumHeavyAtoms() for mol in map(Chem.MolFromSmiles, DRUGS)}
+    assert set((new.numbers > 1).sum(1).tolist()) <= sizes
+    assert set((ck.read(tmp_path / "new.sdf").numbers > 1).sum(1).tolist()) <= sizes
+
+
+@pytest.mark.slow
+def test_shipped_weights_of_drugs_make_what_their_card_states():
+    """Within four sampling errors of the share that is stable and valid, and of the mean size."""
+    run = ck.load("CanonFlow(drugs)")
+    made = run.recipe.form.complete(run.sample(64, 50, seed=1, hydrogens=False))
+    found = evaluate_drugs(made.molecules, refused=made.refused, mmff=0, posebusters=0, xtb=0)
+    stated = run.card["evaluation"]["by_corrected_valencies"]["sound"]
+    assert found.sound == pytest.approx(stated, abs=4 * max(stated * (1 - stated), 1 / 64) ** 0.5 / 8)
+    law = ck.dataset("ccd-heavy", progress=False).part("train").sizes.double()
+    sizes = run.model.sample_sizes(10_000).double()
+    assert float(sizes.mean()) == pytest.approx(float(law.mean()), abs=4 * float(law.std()) / 100)
 
 
 def test_weights_that_do_not_know_your_molecules_are_refused(mols, learned, tmp_path):
