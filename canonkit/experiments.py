@@ -29,6 +29,7 @@ from canonkit.results import (
     evaluate_ablation,
     evaluate_denoising,
     evaluate_run,
+    origin,
     read_rows,
     save_evaluation,
 )
@@ -298,7 +299,7 @@ def reproduce(
 
 
 def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
-    """The table: mean ± standard deviation over seeds of what is stored, a dash for a row that is not."""
+    """The table: mean ± standard deviation over seeds of what is stored; it says which rows are not measured."""
     every = stored(of, folder)
     found: dict[str, list[dict[str, Any]]] = dict.fromkeys(of.rows, []) | by_recipe(every)
     if of.along:
@@ -311,7 +312,8 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
         cells = [_spread([100 * r[k] for r in runs], 1) for k in SHARES]
         cells += [_spread([r["validation_loss"] for r in runs], 4)]
         cells += [_spread([r["validation_nll"] for r in runs if "validation_nll" in r], 1)]
-        rows.append([name, str(len(runs)), *cells, _spread([r["seconds"] / 60 for r in runs], 0)])
+        rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
+        rows[-1].append(_spread([r["seconds"] / 60 for r in runs], 0))
     notes = [
         f"{of.samples:,} samples for each seed at {e['steps']} evaluations, {e['seen']:,} molecules seen, trained on "
         f"{e['data'][:12]}, {e['hardware']}."
@@ -320,7 +322,7 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
     notes.append(
         "Mean ± standard deviation over seeds. Unique: of the valid. Bounds of different poses: not comparable."
     )
-    return Table(of.title, header, rows, notes)
+    return Table(of.title, header, rows, notes, [origin(runs) for runs in found.values()])
 
 
 def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Table:
@@ -330,7 +332,7 @@ def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Tab
             name,
             PUBLISHED_ROTMNIST.get(name, "–"),
             str(len(runs)),
-            _spread([r["denoising_error"] for r in runs], 4),
+            _spread([r["denoising_error"] for r in runs], 4) if runs else "not measured",
             _spread([r["seconds"] / 60 for r in runs], 0),
         ]
         for name, runs in found.items()
@@ -342,7 +344,7 @@ def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Tab
         f"noise for all; {e['seen']:,} images seen, {e['hardware']}. Mean ± standard deviation over seeds."
         for e in {(r["seen"], r["hardware"], r["test_data"]): r for r in every}.values()
     ]
-    return Table(of.title, header, rows, notes)
+    return Table(of.title, header, rows, notes, [origin(runs) for runs in found.values()])
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -8,7 +8,7 @@ each row states.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -280,24 +280,42 @@ def ablation_table(
     measured = by_recipe(evaluations)
     found: dict[str, list[dict[str, Any]]] = dict.fromkeys(names, []) | measured
     if not measured:
-        return Table(title, ["recipe", "seeds"], [[name, "0"] for name in found], ["Nothing is measured yet."])
+        rows = [[name, "0", "not measured"] for name in found]
+        return Table(title, ["recipe", "seeds", ""], rows, ["Nothing is measured yet."])
     budgets = list(next(iter(measured.values()))[0]["at"])
     header = ["recipe", "seeds", *(f"mol % at {int(b):,}" for b in budgets), "atom %", "valid %", "unique %", "loss"]
     rows = []
     for name, runs in found.items():
         shares = [_spread(runs, b, "molecule_stable", 100, 1) for b in budgets]
         shares += [_spread(runs, budgets[-1], k, 100, 1) for k in ("atom_stable", "valid_by_generated_bonds", "unique")]
-        rows.append([name, str(len(runs)), *shares, _spread(runs, budgets[-1], "loss", 1, 4)])
+        cells = [*shares, _spread(runs, budgets[-1], "loss", 1, 4)]
+        rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
     every = [e for runs in found.values() for e in runs]
     first = every[0]["at"][budgets[0]]
     notes = [
         f"Columns say how many molecules were seen; the last four are at {int(budgets[-1]):,}. Mean ± standard "
         f"deviation over seeds; {' / '.join(sorted({e['hardware'] for e in every}))}.",
-        f"{first['samples']:,} samples at {first['steps']} network evaluations of averaged weights, learning "
+        f"{first['samples']:,.0f} samples at {first['steps']:.0f} network evaluations of averaged weights, learning "
         f"rate not cooled; {every[0]['protocol']}. Valid: by the generated bonds. Unique: of the valid. Losses under "
         "different couplings or poses are not comparable.",
     ]
-    return Table(title, header, rows, notes)
+    return Table(title, header, rows, notes, [origin(runs) for runs in found.values()])
+
+
+def origin(runs: Sequence[dict[str, Any]]) -> str:
+    """Where the numbers of a row are from: recipe, seeds, steps, data, hardware, and days where they were kept."""
+    if not runs:
+        return "not measured"
+
+    def each(key: str) -> str:
+        return ", ".join(
+            sorted({f"{r[key]:,}" if key in ("step", "seen") else str(r[key])[:40] for r in runs if key in r})
+        )
+
+    seeds = f"seed{'s' if len(runs) > 1 else ''} {each('seed')}"
+    text = f"{each('recipe')}, {each('scale')} scale, {seeds}, {each('step')} steps, {each('seen')} seen"
+    data = ", ".join(sorted({r["data"][:12] for r in runs}))
+    return f"{text}, data {data}, {each('hardware')}" + (f", {days}" if (days := each("date")) else "")
 
 
 def by_recipe(evaluations: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -60,7 +60,7 @@ def test_a_row_has_one_evaluation_for_each_seed_and_says_where_it_is_from(made):
     (row, empty) = results_table(TINY, folder).rows
     assert row[:2] == ["GDM-heavy", "2"]
     assert "±" in row[2]
-    assert empty[:3] == ["DiT-heavy", "0", "–"]
+    assert empty[:3] == ["DiT-heavy", "0", "not measured"]
 
 
 def test_what_is_done_is_not_done_again(made, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_table_of_images_has_their_errors_and_the_published_ones(tmp_path):
     assert (row["test_images"], row["scale"], row["seen"]) == (8, "published", 4)
     first, empty = results_table(tiny, tmp_path).rows
     assert first[:4] == ["UNet", ".0312", "1", f"{row['denoising_error']:.4f}"]
-    assert empty[:4] == ["canon(p16)+UNet", ".0255", "0", "–"]
+    assert empty[:4] == ["canon(p16)+UNet", ".0255", "0", "not measured"]
     with pytest.raises(ValueError, match="1 runs of UNet"):
         reproduce(tiny, "UNet", tmp_path)
 
