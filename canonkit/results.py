@@ -17,6 +17,7 @@ from canonkit.data.base import Dataset
 from canonkit.described import parsed, sealed, unsealed
 from canonkit.files import replacing
 from canonkit.metrics import (
+    DrugEvaluation,
     Evaluation,
     bootstrap,
     chemistry,
@@ -112,8 +113,7 @@ def evaluate_run(
         }
         if not form.stable:  # other elements than EDM's
             drugs = evaluate_drugs(molecules, refused=made.refused, mmff=200, posebusters=0, xtb=0, progress=progress)
-            names = ("stable", "atom_stable", "valid", "connected", "sound", "deviation", "mmff_strain", "protocol")
-            scores["by_corrected_valencies"] = {k: getattr(drugs, k) for k in names}
+            scores["by_corrected_valencies"] = {k: getattr(drugs, k) for k in OF_DRUGS}
         test = prepared.part("test")
         scores["distances_to_data"] = {
             "generated": distribution_distances(samples, test),
@@ -127,6 +127,9 @@ def evaluate_run(
     return run.provenance() | scores | more
 
 
+# What is kept of `canonkit.metrics.DrugEvaluation`.
+OF_DRUGS = ("stable", "atom_stable", "valid", "connected", "sound", "unique", "stretched", "legacy_stable", "deviation")
+OF_DRUGS += ("mmff_strain", "measured", "protocol")
 STEPS = (5, 10, 20, 50, 100)
 
 
@@ -268,6 +271,62 @@ def table1(evaluations: Iterable[dict[str, Any]] = (), costs: Iterable[dict[str,
         machines = " / ".join(sorted({c["hardware"] for c in costs.values()}))
         notes.append(f"Times: a training step of 64 molecules, a sample; all systems in one run on {machines}.")
     return Table("Table 1: QM9", header, rows, notes)
+
+
+DRUG_MODELS = {"CanonFlow(drugs)": "canonical", "CanonFlow-aug(drugs)": "turned and reordered"}
+
+
+def measured_drugs() -> dict[str, dict[str, Any]]:
+    """What was measured of the models of drug-size molecules, from the cards of their weights, by name.
+
+    The control has the same network and data, without canonical form; it is left out as long as its weights are not
+    there.
+    """
+    from canonkit.releases import cards
+
+    found = cards()
+    return {name: found[name]["evaluation"] for name in DRUG_MODELS if name in found}
+
+
+def drugs_table(
+    models: Mapping[str, dict[str, Any]] | None = None, sets: Mapping[str, DrugEvaluation] | None = None
+) -> Table:
+    """Drug-size molecules by the corrected valencies: one row for each model, and one for each set of molecules.
+
+    Args:
+        models: evaluations of `evaluate_run` by name; by default `measured_drugs()`, and dashes for one that is not
+            there.
+        sets: what `evaluate_drugs` measured of molecules, by name.
+    """
+    known: dict[str, dict[str, Any] | None] = {name: None for name in DRUG_MODELS} if models is None else {}
+    known |= measured_drugs() if models is None else models
+    header = ["", "molecules", "stable %", "valid %", "both %", "unique %", "stretched %", "strain", "legacy stable %"]
+    rows, notes = [], []
+    found = {name: e and e["by_corrected_valencies"] | {"molecules": e["molecules"]} for name, e in known.items()}
+    found |= {name: e.as_dict() for name, e in (sets or {}).items()}
+    for name, e in found.items():
+        if e is None:
+            rows.append([name, *["–"] * (len(header) - 1)])
+            notes.append(f"{name} is not there yet: its weights do not come with this version.")
+            continue
+        cells = [_with_deviation(e, k) for k in ("stable", "valid", "sound", "unique", "stretched")]
+        of = e["measured"].get("mmff_strain", 0)
+        strain = "–" if e["mmff_strain"] is None else f"{e['mmff_strain']:.1f} (of {of:,})"
+        rows.append([name, f"{e['molecules']:,}", *cells, strain, _with_deviation(e, "legacy_stable")])
+        notes.append(f"{e['protocol']}.")
+    for name, e in known.items():
+        if e is not None:
+            what = f"{e['molecules']:,} samples at {e['steps']} network evaluations, hydrogens {e['hydrogens']}"
+            notes.append(f"{name}: {what}; {e['seen']:,} molecules seen in training, {e['hardware']}.")
+    notes.append(
+        "Both: stable and valid. Unique: of the valid. Strain: MMFF94, median, kcal/mol, of those that are both."
+    )
+    return Table("Drug-size molecules", header, rows, list(dict.fromkeys(notes)))
+
+
+def _with_deviation(e: Mapping[str, Any], key: str) -> str:
+    deviation = e["deviation"].get(key)
+    return f"{100 * e[key]:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
 def ablation_table(

@@ -59,6 +59,28 @@ def stable_by_budget(evaluations: Mapping[str, Sequence[dict]]) -> Figure:
     return figure
 
 
+def shares(evaluations: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Figure:
+    """Shares by name in percent, side by side for each evaluation, with their deviations where it has some.
+
+    Args:
+        evaluations: what was measured, by what of; each has the `names`, and may have a `deviation` of each.
+        names: of the shares.
+    """
+    figure = blank(7, 2.8)
+    ax = figure.subplots()
+    width = 0.8 / max(1, len(evaluations))
+    for k, (label, e) in enumerate(evaluations.items()):
+        places = [i + width * (k + 0.5) - 0.4 for i in range(len(names))]
+        errors = [100 * e.get("deviation", {}).get(name, 0) for name in names]
+        bars = ax.bar(places, [100 * e[name] for name in names], width, yerr=errors, color=SAFE[k % len(SAFE)])
+        bars.set_label(label)
+        ax.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
+    ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.set(ylabel="%", ylim=(0, 110))
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
 def when_it_pays(
     found: Mapping[str, Mapping[str, Mapping[int | None, Sequence[dict]]]],
     measure: str = "molecule_stable",
