@@ -306,10 +306,11 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
         return ablation_table(every, of.title, of.rows)
     if of.images:
         return _errors_table(of, found)
-    header = ["system", "seeds", *SHARES.values(), "validation loss", "bound (nats)", "training (min)"]
+    header = ["system", "seeds", *SHARES.values(), "novel %", "validation loss", "bound (nats)", "training (min)"]
     rows = []
     for name, runs in found.items():
         cells = [_spread([100 * r[k] for r in runs], 1) for k in SHARES]
+        cells += [_spread([100 * r["novel"] for r in runs if r.get("novel") is not None], 1)]
         cells += [_spread([r["validation_loss"] for r in runs], 4)]
         cells += [_spread([r["validation_nll"] for r in runs if "validation_nll" in r], 1)]
         rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
@@ -320,7 +321,8 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
         for e in {(r["seen"], r["hardware"], r["data"]): r for r in every}.values()
     ]
     notes.append(
-        "Mean ± standard deviation over seeds. Unique: of the valid. Bounds of different poses: not comparable."
+        "Mean ± standard deviation over seeds. Unique: of the valid; novel: of the unique. Bounds of different poses: "
+        "not comparable."
     )
     return Table(of.title, header, rows, notes, [origin(runs) for runs in found.values()])
 

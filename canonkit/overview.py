@@ -15,7 +15,15 @@ from typing import Any
 from canonkit.experiments import experiment, results_table
 from canonkit.names import choose
 from canonkit.releases import cards
-from canonkit.results import PUBLISHED, PUBLISHED_ROTMNIST, ablation_table, measured_ablation, measured_laptop, origin
+from canonkit.results import (
+    PUBLISHED,
+    PUBLISHED_ROTMNIST,
+    ablation_table,
+    drugs_table,
+    measured_ablation,
+    measured_laptop,
+    origin,
+)
 from canonkit.tables import Table
 
 # Model, evaluations, molecules stable (%), connected and valid (%), as their authors print them of GEOM-Drugs.
@@ -69,24 +77,6 @@ def with_hydrogens(evaluations: Iterable[dict[str, Any]] | None = None) -> Table
     return Table("Measured: all hydrogens", header, rows, notes, hints)
 
 
-def drugs(found: dict[str, dict[str, Any]] | None = None) -> Table:
-    """What was measured of weights named "...(drugs)", by the corrected valencies."""
-    found = cards() if found is None else found
-    evaluations = {name: card["evaluation"] for name, card in found.items() if name.endswith("(drugs)")}
-    keys = {"atom_stable": "atom %", "stable": "mol %", "valid": "valid %", "connected": "connected %"}
-    rows, hints, notes = [], [], []
-    for name, e in evaluations.items():
-        by = e["by_corrected_valencies"]
-        cells = [f"{100 * by[k]:.1f}" if by.get(k) is not None else "–" for k in keys]
-        rows.append([name, found[name]["data"]["name"], f"{e['seen']:,}", str(e["steps"]), *cells])
-        hints.append(origin([e]))
-        notes.append(f"{name}: {e['molecules']:,} samples; {by['protocol']}.")
-    if not rows:
-        rows, hints = [["CanonFlow(drugs)", "not measured", *["–"] * 6]], ["not measured"]
-    header = ["weights", "data", "molecules seen", "evaluations", *keys.values()]
-    return Table("Measured: drug-size molecules", header, rows, notes or ["No such weights come with the kit."], hints)
-
-
 def likelihoods() -> Table:
     """What `canonkit likelihood` found of the shipped diffusions of QM9, where the kit holds it."""
     header = ["system", "its own poses (nats)", "any pose (nats)"]
@@ -103,7 +93,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "When does canonical form pay": lambda: results_table(experiment("When does canonical form pay")),
     "all hydrogens": with_hydrogens,
     "ablation": lambda: ablation_table(measured_ablation()),
-    "drugs": drugs,
+    "drugs": drugs_table,
     "likelihoods": likelihoods,
 }
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end of table -->)", re.S)

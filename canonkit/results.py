@@ -294,8 +294,8 @@ def drugs_table(
     """Drug-size molecules by the corrected valencies: one row for each model, and one for each set of molecules.
 
     Args:
-        models: evaluations of `evaluate_run` by name; by default `measured_drugs()`, and dashes for one that is not
-            there.
+        models: evaluations of `evaluate_run` by name; by default `measured_drugs()`, and `not measured` for one that
+            is not there.
         sets: what `evaluate_drugs` measured of molecules, by name.
     """
     known: dict[str, dict[str, Any] | None] = {name: None for name in DRUG_MODELS} if models is None else {}
@@ -306,7 +306,7 @@ def drugs_table(
     found |= {name: e.as_dict() for name, e in (sets or {}).items()}
     for name, e in found.items():
         if e is None:
-            rows.append([name, *["–"] * (len(header) - 1)])
+            rows.append([name, "not measured", *["–"] * (len(header) - 2)])
             notes.append(f"{name} is not there yet: its weights do not come with this version.")
             continue
         cells = [_with_deviation(e, k) for k in ("stable", "valid", "sound", "unique", "stretched")]
@@ -321,7 +321,8 @@ def drugs_table(
     notes.append(
         "Both: stable and valid. Unique: of the valid. Strain: MMFF94, median, kcal/mol, of those that are both."
     )
-    return Table("Drug-size molecules", header, rows, list(dict.fromkeys(notes)))
+    hints = [origin([e]) if e else "not measured" for e in known.values()] + ["no model"] * len(sets or {})
+    return Table("Drug-size molecules", header, rows, list(dict.fromkeys(notes)), hints)
 
 
 def _with_deviation(e: Mapping[str, Any], key: str) -> str:
@@ -373,7 +374,7 @@ def origin(runs: Sequence[dict[str, Any]]) -> str:
 
     seeds = f"seed{'s' if len(runs) > 1 else ''} {each('seed')}"
     text = f"{each('recipe')}, {each('scale')} scale, {seeds}, {each('step')} steps, {each('seen')} seen"
-    data = ", ".join(sorted({r["data"][:12] for r in runs}))
+    data = ", ".join(sorted({r["data"][:12] for r in runs if "data" in r}))
     return f"{text}, data {data}, {each('hardware')}" + (f", {days}" if (days := each("date")) else "")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from canonkit import overview
 from canonkit.experiments import experiment, results_table, stored
-from canonkit.overview import TABLES, drugs, refreshed
+from canonkit.overview import TABLES, refreshed
 from canonkit.results import PUBLISHED, origin
 from canonkit.tables import Table
 
@@ -43,24 +43,6 @@ def test_a_row_of_the_page_tells_its_origin_under_the_mouse():
 
 def test_published_figures_are_as_printed():
     assert {row[0]: tuple(row[1:]) for row in overview.published_molecules().rows} == PUBLISHED
-
-
-def test_weights_of_drugs_are_shown_when_there_are_any():
-    assert drugs({}).rows[0][1] == "not measured"
-    measured = {"atom_stable": 0.9, "stable": 0.5, "valid": 0.25, "connected": None, "protocol": "corrected"}
-    run = {
-        "recipe": "CanonFlow-heavy",
-        "scale": "laptop",
-        "seed": 0,
-        "step": 5,
-        "seen": 50,
-        "data": "d",
-        "hardware": "CPU",
-    }
-    e = run | {"steps": 20, "molecules": 100, "by_corrected_valencies": measured}
-    table = drugs({"CanonFlow(drugs)": {"data": {"name": "CCD-heavy"}, "evaluation": e}, "GDM": {}})
-    assert table.rows == [["CanonFlow(drugs)", "CCD-heavy", "50", "20", "90.0", "50.0", "25.0", "–"]]
-    assert table.notes == ["CanonFlow(drugs): 100 samples; corrected."]
 
 
 def test_a_block_of_a_page_is_replaced_by_the_table_and_the_rest_stays():
