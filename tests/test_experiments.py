@@ -57,6 +57,7 @@ def test_a_row_has_one_evaluation_for_each_seed_and_says_where_it_is_from(made):
     assert all(r["seen"] == 16 and r["molecules"] == 16 for r in rows)
     assert rows == stored(TINY, folder)
     assert {"data", "hardware", "date", "protocol", "hydrogens"} <= rows[0].keys()
+    assert all(r["sampling_cpu_s"] > 0 for r in rows)
     (row, empty) = results_table(TINY, folder).rows
     assert row[:2] == ["GDM-heavy", "2"]
     assert "±" in row[2]
