@@ -188,6 +188,11 @@ def stored(of: Experiment, folder: str | Path | None = None) -> list[dict[str, A
     return [found[key] for key in sorted((k for k in found if k[0] in order), key=lambda k: (order[k[0]], k[1]))]
 
 
+def keys(of: Experiment, folder: str | Path | None = None) -> set[tuple[str, int]]:
+    """Row and seed of what is stored."""
+    return {_key(r) for r in stored(of, folder)}
+
+
 def when_it_pays(folder: str | Path | None = None) -> dict[str, dict[str, dict[int | None, list[dict[str, Any]]]]]:
     """What is stored of "When does canonical form pay", by network, pose and size of the training set."""
     of = EXPERIMENTS["When does canonical form pay"]
