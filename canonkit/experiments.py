@@ -29,6 +29,7 @@ from canonkit.results import (
     evaluate_ablation,
     evaluate_denoising,
     evaluate_run,
+    origin,
     read_rows,
     save_evaluation,
 )
@@ -187,6 +188,11 @@ def stored(of: Experiment, folder: str | Path | None = None) -> list[dict[str, A
     return [found[key] for key in sorted((k for k in found if k[0] in order), key=lambda k: (order[k[0]], k[1]))]
 
 
+def keys(of: Experiment, folder: str | Path | None = None) -> set[tuple[str, int]]:
+    """Row and seed of what is stored."""
+    return {_key(r) for r in stored(of, folder)}
+
+
 def when_it_pays(folder: str | Path | None = None) -> dict[str, dict[str, dict[int | None, list[dict[str, Any]]]]]:
     """What is stored of "When does canonical form pay", by network, pose and size of the training set."""
     of = EXPERIMENTS["When does canonical form pay"]
@@ -298,29 +304,35 @@ def reproduce(
 
 
 def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
-    """The table: mean ± standard deviation over seeds of what is stored, a dash for a row that is not."""
+    """The table: mean ± standard deviation over seeds of what is stored; it says which rows are not measured."""
     every = stored(of, folder)
     found: dict[str, list[dict[str, Any]]] = dict.fromkeys(of.rows, []) | by_recipe(every)
     if of.along:
         return ablation_table(every, of.title, of.rows)
     if of.images:
         return _errors_table(of, found)
-    header = ["system", "seeds", *SHARES.values(), "validation loss", "bound (nats)", "training (min)"]
+    header = ["system", "seeds", *SHARES.values(), "novel %", "validation loss", "bound (nats)"]
+    header += ["CPU s per molecule", "per stable one", "training (min)"]
     rows = []
     for name, runs in found.items():
         cells = [_spread([100 * r[k] for r in runs], 1) for k in SHARES]
+        cells += [_spread([100 * r["novel"] for r in runs if r.get("novel") is not None], 1)]
         cells += [_spread([r["validation_loss"] for r in runs], 4)]
         cells += [_spread([r["validation_nll"] for r in runs if "validation_nll" in r], 1)]
-        rows.append([name, str(len(runs)), *cells, _spread([r["seconds"] / 60 for r in runs], 0)])
+        times = [(r["sampling_cpu_s"] / r["molecules"], r["molecule_stable"]) for r in runs if "sampling_cpu_s" in r]
+        cells += [_spread([t for t, _ in times], 3), _spread([t / stable for t, stable in times if stable], 3)]
+        rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
+        rows[-1].append(_spread([r["seconds"] / 60 for r in runs], 0))
     notes = [
         f"{of.samples:,} samples for each seed at {e['steps']} evaluations, {e['seen']:,} molecules seen, trained on "
         f"{e['data'][:12]}, {e['hardware']}."
         for e in {(r["seen"], r["hardware"], r["data"]): r for r in every}.values()
     ]
     notes.append(
-        "Mean ± standard deviation over seeds. Unique: of the valid. Bounds of different poses: not comparable."
+        "Mean ± standard deviation over seeds. Unique: of the valid; novel: of the unique. Bounds of different poses: "
+        "not comparable. CPU seconds: of sampling, over all threads."
     )
-    return Table(of.title, header, rows, notes)
+    return Table(of.title, header, rows, notes, [origin(runs) for runs in found.values()])
 
 
 def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Table:
@@ -330,7 +342,7 @@ def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Tab
             name,
             PUBLISHED_ROTMNIST.get(name, "–"),
             str(len(runs)),
-            _spread([r["denoising_error"] for r in runs], 4),
+            _spread([r["denoising_error"] for r in runs], 4) if runs else "not measured",
             _spread([r["seconds"] / 60 for r in runs], 0),
         ]
         for name, runs in found.items()
@@ -342,7 +354,7 @@ def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Tab
         f"noise for all; {e['seen']:,} images seen, {e['hardware']}. Mean ± standard deviation over seeds."
         for e in {(r["seen"], r["hardware"], r["test_data"]): r for r in every}.values()
     ]
-    return Table(of.title, header, rows, notes)
+    return Table(of.title, header, rows, notes, [origin(runs) for runs in found.values()])
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -8,7 +8,8 @@ each row states.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -89,7 +90,9 @@ def evaluate_run(
     far their statistics are from those of the test molecules, beside what as many training molecules show, under
     `distances_to_data`. `options` are the sampler's.
     """
+    start = time.process_time()
     samples = run.sample(count, steps, hydrogens=False, seed=seed, progress=progress, **options)
+    seconds = time.process_time() - start  # of all threads; other work on the machine does not count
     form, prepared = run.recipe.form, run.recipe.dataset(data, progress=progress)
     made = form.complete(samples)
     molecules = made.molecules
@@ -124,6 +127,8 @@ def evaluate_run(
     more = {"steps": run.model.process.evaluations(steps), "sampler": {k: str(v) for k, v in options.items()}} | {
         f"validation_{k}": v for k, v in losses.items()
     }
+    if run.model.size_counts.device.type == "cpu":
+        more["sampling_cpu_s"] = round(seconds, 3)
     return run.provenance() | scores | more
 
 
@@ -294,8 +299,8 @@ def drugs_table(
     """Drug-size molecules by the corrected valencies: one row for each model, and one for each set of molecules.
 
     Args:
-        models: evaluations of `evaluate_run` by name; by default `measured_drugs()`, and dashes for one that is not
-            there.
+        models: evaluations of `evaluate_run` by name; by default `measured_drugs()`, and `not measured` for one that
+            is not there.
         sets: what `evaluate_drugs` measured of molecules, by name.
     """
     known: dict[str, dict[str, Any] | None] = {name: None for name in DRUG_MODELS} if models is None else {}
@@ -306,7 +311,7 @@ def drugs_table(
     found |= {name: e.as_dict() for name, e in (sets or {}).items()}
     for name, e in found.items():
         if e is None:
-            rows.append([name, *["–"] * (len(header) - 1)])
+            rows.append([name, "not measured", *["–"] * (len(header) - 2)])
             notes.append(f"{name} is not there yet: its weights do not come with this version.")
             continue
         cells = [_with_deviation(e, k) for k in ("stable", "valid", "sound", "unique", "stretched")]
@@ -321,7 +326,8 @@ def drugs_table(
     notes.append(
         "Both: stable and valid. Unique: of the valid. Strain: MMFF94, median, kcal/mol, of those that are both."
     )
-    return Table("Drug-size molecules", header, rows, list(dict.fromkeys(notes)))
+    hints = [origin([e]) if e else "not measured" for e in known.values()] + ["no model"] * len(sets or {})
+    return Table("Drug-size molecules", header, rows, list(dict.fromkeys(notes)), hints)
 
 
 def _with_deviation(e: Mapping[str, Any], key: str) -> str:
@@ -339,24 +345,42 @@ def ablation_table(
     measured = by_recipe(evaluations)
     found: dict[str, list[dict[str, Any]]] = dict.fromkeys(names, []) | measured
     if not measured:
-        return Table(title, ["recipe", "seeds"], [[name, "0"] for name in found], ["Nothing is measured yet."])
+        rows = [[name, "0", "not measured"] for name in found]
+        return Table(title, ["recipe", "seeds", ""], rows, ["Nothing is measured yet."])
     budgets = list(next(iter(measured.values()))[0]["at"])
     header = ["recipe", "seeds", *(f"mol % at {int(b):,}" for b in budgets), "atom %", "valid %", "unique %", "loss"]
     rows = []
     for name, runs in found.items():
         shares = [_spread(runs, b, "molecule_stable", 100, 1) for b in budgets]
         shares += [_spread(runs, budgets[-1], k, 100, 1) for k in ("atom_stable", "valid_by_generated_bonds", "unique")]
-        rows.append([name, str(len(runs)), *shares, _spread(runs, budgets[-1], "loss", 1, 4)])
+        cells = [*shares, _spread(runs, budgets[-1], "loss", 1, 4)]
+        rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
     every = [e for runs in found.values() for e in runs]
     first = every[0]["at"][budgets[0]]
     notes = [
         f"Columns say how many molecules were seen; the last four are at {int(budgets[-1]):,}. Mean ± standard "
         f"deviation over seeds; {' / '.join(sorted({e['hardware'] for e in every}))}.",
-        f"{first['samples']:,} samples at {first['steps']} network evaluations of averaged weights, learning "
+        f"{first['samples']:,.0f} samples at {first['steps']:.0f} network evaluations of averaged weights, learning "
         f"rate not cooled; {every[0]['protocol']}. Valid: by the generated bonds. Unique: of the valid. Losses under "
         "different couplings or poses are not comparable.",
     ]
-    return Table(title, header, rows, notes)
+    return Table(title, header, rows, notes, [origin(runs) for runs in found.values()])
+
+
+def origin(runs: Sequence[dict[str, Any]]) -> str:
+    """Where the numbers of a row are from: recipe, seeds, steps, data, hardware, and days where they were kept."""
+    if not runs:
+        return "not measured"
+
+    def each(key: str) -> str:
+        return ", ".join(
+            sorted({f"{r[key]:,}" if key in ("step", "seen") else str(r[key])[:40] for r in runs if key in r})
+        )
+
+    seeds = f"seed{'s' if len(runs) > 1 else ''} {each('seed')}"
+    text = f"{each('recipe')}, {each('scale')} scale, {seeds}, {each('step')} steps, {each('seen')} seen"
+    data = ", ".join(sorted({r["data"][:12] for r in runs if "data" in r}))
+    return f"{text}, data {data}, {each('hardware')}" + (f", {days}" if (days := each("date")) else "")
 
 
 def by_recipe(evaluations: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

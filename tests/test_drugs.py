@@ -192,7 +192,7 @@ def test_the_table_of_drug_models_says_which_is_not_there(cmet, monkeypatch):
     table = drugs_table(sets={"c-Met ligands": found})
     assert [row[:2] for row in table.rows] == [
         ["CanonFlow(drugs)", "1,000"],
-        ["CanonFlow-aug(drugs)", "–"],
+        ["CanonFlow-aug(drugs)", "not measured"],
         ["c-Met ligands", "24"],
     ]
     assert table.rows[2][2] == "100.0 ± 0.0"
