@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 # In a container one is often root, which Jupyter wants to be told.
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test test-fast lint docs idea clean
+.PHONY: lab test test-fast lint docs pages idea clean
 
 lab: $(VENV)/.done
 	$(BIN)/jupyter lab $(ROOT) notebooks
@@ -33,6 +33,9 @@ lint: $(VENV)/.done
 
 docs: $(VENV)/.done
 	$(BIN)/python .ci/docs.py build/docs
+
+pages: $(VENV)/.done
+	$(BIN)/python -m canonkit.overview notebooks/pages/*.md
 
 idea: $(VENV)/.done
 	$(BIN)/python -c "import canonkit as ck; ck.figures.idea().savefig('notebooks/images/idea.png', dpi=130)"

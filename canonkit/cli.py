@@ -585,7 +585,7 @@ def results(
 
     of = experiments.experiment(title)
     # All rows with the first seed, then with the next, so that an unfinished table is a table.
-    rows = of.recipes if rebuild == "all" else [rebuild] if rebuild else []
+    rows = list(of.rows) if rebuild == "all" else [rebuild] if rebuild else []
     for seed in of.seeds:
         for row in rows:
             experiments.rebuild(of, row, folder, seeds=[seed], progress=not as_json)

@@ -105,6 +105,7 @@ if TypeAdapter is not None:
         cool_to: Steps | None
         one_cycle: Annotated[int, Field(ge=10, le=10**9)] | None
         clip: Annotated[float, Field(gt=0, le=1e9)] | None
+        first: Annotated[int, Field(ge=1, le=10**12)] | None
         augment: bool
         distance_weight: Weight | None
         correction: Rate | None

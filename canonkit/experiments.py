@@ -1,8 +1,8 @@
 """The kit's own tables: what each row is trained on and measured by, and how to make it again.
 
-A row is a recipe trained with some seeds, each on equally many samples. What was measured of it is stored beside the
-weights: one evaluation for each seed, with its provenance. `rebuild` makes a row anew; `reproduce` trains one model
-and says whether it agrees with the stored row.
+A row is a recipe trained with some seeds, on all training samples or on the first so many, and equally many are seen.
+What was measured of it is stored beside the weights: one evaluation for each seed, with its provenance. `rebuild` makes
+a row anew; `reproduce` trains one model and says whether it agrees with the stored row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ from canonkit.names import choose
 from canonkit.recipes.names import SYSTEMS
 from canonkit.recipes.recipe import FORMS
 from canonkit.recipes.run import Run
-from canonkit.results import PUBLISHED_ROTMNIST, evaluate_denoising, evaluate_run, read_rows, save_evaluation, save_rows
+from canonkit.results import (
+    PUBLISHED_ROTMNIST,
+    ablation_table,
+    by_recipe,
+    evaluate_ablation,
+    evaluate_denoising,
+    evaluate_run,
+    origin,
+    read_rows,
+    save_evaluation,
+    save_rows,
+)
 from canonkit.tables import Table
 from canonkit.trainer import train_recipe
 from canonkit.training import is_finished
@@ -35,13 +46,14 @@ class Experiment:
 
     Args:
         title: what the table is called.
-        recipes: the rows.
+        recipes: what is trained.
         steps: of training.
         settings: of training, the same for all rows.
         seeds: of which each trains a model.
         samples, evaluations: how many samples are measured, and network evaluations for each; of images, how many of
-            the test images, and nothing.
+            the test images, and nothing. Where the settings say `sample_every`, it is measured while training.
         scale: of the recipes.
+        sizes: of the training set, each a row of a recipe; None for all of it.
     """
 
     title: str
@@ -52,6 +64,18 @@ class Experiment:
     samples: int = 1000
     evaluations: int | None = None
     scale: str = "laptop"
+    sizes: tuple[int | None, ...] = (None,)
+
+    @property
+    def rows(self) -> dict[str, tuple[str, int | None]]:
+        """Recipe and size of the training set by the name of a row, such as GDM-heavy or Flow-heavy-1000."""
+        pairs = ((recipe, size) for recipe in self.recipes for size in self.sizes)
+        return {recipe if size is None else f"{recipe}-{size}": (recipe, size) for recipe, size in pairs}
+
+    @property
+    def along(self) -> bool:
+        """Whether what is measured is what training measured on its way."""
+        return bool(self.settings.get("sample_every"))
 
     @property
     def images(self) -> bool:
@@ -63,22 +87,40 @@ class Experiment:
         """The name of the file of its rows."""
         return self.title.lower().replace(" ", "-") + ".json"
 
-    def recipe(self, row: str) -> str:
-        """The recipe of a row, which may be named without "-heavy".
+    def row(self, name: str) -> str:
+        """The row of that name, which may be said without "-heavy".
 
         Raises:
             ValueError: there is no such row.
         """
-        for name in (row, f"{row}-heavy"):
-            if name in self.recipes:
-                return name
-        raise ValueError(f"{self.title} has no row {row!r}: {choose(row, self.recipes)}")
+        for known in self.rows:
+            if name in (known, known.replace("-heavy", "")):
+                return known
+        raise ValueError(f"{self.title} has no row {name!r}: {choose(name, self.rows)}")
 
 
 _TABLE_1 = (
     "GDM", "GDM-aug", "EDM", "inertial+GDM", "canon(fr)+GDM", "canon+GDM", "DiT", "DiT-Aug", "SymDiff-H", "SymDiff",
     "canon+DiT",
 )  # fmt: skip
+# Recipes by what the network sees and by what it is trained on: poses and orders of atoms.
+POSES = {
+    "Canon: sees distances": {
+        "as stored": "Flow-heavy",
+        "at random": "Flow-aug-heavy",
+        "canonical": "Flow+order-heavy",
+    },
+    "PairDiT: sees none": {
+        "as stored": "Flow-PairDiT-heavy",
+        "at random": "Flow-PairDiT-aug-heavy",
+        "canonical": "Flow-PairDiT+order-heavy",
+    },
+    "EGNN: equivariant": {
+        "as stored": "Flow-EGNN-heavy",
+        "at random": "Flow-EGNN-aug-heavy",
+        "canonical": "Flow-EGNN+order-heavy",
+    },
+}
 EXPERIMENTS = {
     e.title: e
     for e in (
@@ -105,6 +147,20 @@ EXPERIMENTS = {
             samples=10_000,
             scale="published",
         ),
+        # Settings are those of CanonFlow's ablation, whose runs of Canon on all molecules are rows here.
+        Experiment(
+            "When does canonical form pay",
+            tuple(recipe for poses in POSES.values() for recipe in poses.values()),
+            steps=600,
+            settings={
+                "batch_size": 128,
+                "validate_every": 200,
+                "sample_every": 200,
+                "samples": 500,
+                "sample_steps": 20,
+            },
+            sizes=(1000, 10_000, None),
+        ),
     )
 }
 
@@ -123,12 +179,24 @@ def experiment(title: str) -> Experiment:
 def stored(of: Experiment, folder: str | Path | None = None) -> list[dict[str, Any]]:
     """The stored evaluations, one for each row and seed; those in `folder` take the place of the kit's."""
     found: dict[tuple, dict[str, Any]] = {}
+    order = {name: k for k, name in enumerate(of.rows)}
     for path in [Path(__file__).parent / "pretrained" / of.file, *([Path(folder) / of.file] if folder else [])]:
         if path.exists():
             for row in read_rows(path):
-                found[row["recipe"], row["seed"]] = row
-    order = {name: k for k, name in enumerate(of.recipes)}
-    return sorted((r for r in found.values() if r["recipe"] in order), key=lambda r: (order[r["recipe"]], r["seed"]))
+                found[_key(row)] = row
+    return [found[key] for key in sorted((k for k in found if k[0] in order), key=lambda k: (order[k[0]], k[1]))]
+
+
+def when_it_pays(folder: str | Path | None = None) -> dict[str, dict[str, dict[int | None, list[dict[str, Any]]]]]:
+    """What is stored of "When does canonical form pay", by network, pose and size of the training set."""
+    of = EXPERIMENTS["When does canonical form pay"]
+    names, found = {pair: row for row, pair in of.rows.items()}, by_recipe(stored(of, folder))
+    return {
+        network: {
+            pose: {size: found.get(names[recipe, size], []) for size in of.sizes} for pose, recipe in poses.items()
+        }
+        for network, poses in POSES.items()
+    }
 
 
 def rebuild(
@@ -138,12 +206,12 @@ def rebuild(
 
     Runs lie beside the file of results. A seed whose run and result are there already is left as it is.
     """
-    name, folder, made = of.recipe(row), Path(folder), []
+    name, folder, made = of.row(row), Path(folder), []
     for seed in of.seeds if seeds is None else seeds:
         out = folder / of.file.removesuffix(".json") / f"{name}-{seed}"
         result = out / "result.json"
         if not result.exists():
-            save_evaluation(result, _measured(of, _trained(of, name, seed, out, None, progress), progress))
+            save_evaluation(result, _measured(of, name, _trained(of, name, seed, out, None, progress), progress))
         made.append(unsealed("Evaluation", parsed(result.read_text(), result), result))
         _store(folder / of.file, made[-1])
     return made
@@ -207,8 +275,8 @@ def reproduce(
     Raises:
         ValueError: the row is not stored, or with one seed only.
     """
-    name = of.recipe(row)
-    row_of = [r for r in stored(of, folder) if r["recipe"] == name]
+    name = of.row(row)
+    row_of = [r for r in stored(of, folder) if _key(r)[0] == name]
     if len(row_of) < 2:
         raise ValueError(
             f"{of.title} holds {len(row_of)} runs of {name}, and two are needed to compare: canonkit results "
@@ -216,42 +284,46 @@ def reproduce(
         )
     seed = max(int(r["seed"]) for r in row_of) + 1 if seed is None else seed
     out = Path(folder) / of.file.removesuffix(".json") / f"{name}-{seed}-again"
-    measured = _measured(of, _trained(of, name, seed, out, minutes, progress), progress)
+    measured = _measured(of, name, _trained(of, name, seed, out, minutes, progress), progress)
+    numbers, count = [_numbers(of, r) for r in row_of], of.settings["samples"] if of.along else of.samples
     compared = []
-    for key in ["denoising_error"] if of.images else [*SHARES, "validation_loss"]:
-        values = [r[key] for r in row_of]
+    for key, value in _numbers(of, measured).items():
+        values = [r[key] for r in numbers]
         mean, spread = fmean(values), stdev(values)
-        chance = mean * (1 - mean) / of.samples if key in SHARES else 0.0
+        chance = 0.0 if key.endswith(("loss", "error")) else mean * (1 - mean) / count
         error = sqrt(spread**2 * (1 + 1 / len(values)) + chance)
-        compared.append((key.replace("_", " "), mean, spread, measured[key], error))
+        compared.append((key.replace("_", " "), mean, spread, value, error))
     seen = row_of[0]["seen"]
     return Agreement(measured, compared, measured["seen"] >= seen, seen)
 
 
 def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
-    """The table: mean ± standard deviation over seeds of what is stored, a dash for a row that is not."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in of.recipes}
+    """The table: mean ± standard deviation over seeds of what is stored; it says which rows are not measured."""
     every = stored(of, folder)
-    for r in every:
-        found[r["recipe"]].append(r)
+    found: dict[str, list[dict[str, Any]]] = dict.fromkeys(of.rows, []) | by_recipe(every)
+    if of.along:
+        return ablation_table(every, of.title, of.rows)
     if of.images:
         return _errors_table(of, found)
-    header = ["system", "seeds", *SHARES.values(), "validation loss", "bound (nats)", "training (min)"]
+    header = ["system", "seeds", *SHARES.values(), "novel %", "validation loss", "bound (nats)", "training (min)"]
     rows = []
     for name, runs in found.items():
         cells = [_spread([100 * r[k] for r in runs], 1) for k in SHARES]
+        cells += [_spread([100 * r["novel"] for r in runs if r.get("novel") is not None], 1)]
         cells += [_spread([r["validation_loss"] for r in runs], 4)]
         cells += [_spread([r["validation_nll"] for r in runs if "validation_nll" in r], 1)]
-        rows.append([name, str(len(runs)), *cells, _spread([r["seconds"] / 60 for r in runs], 0)])
+        rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
+        rows[-1].append(_spread([r["seconds"] / 60 for r in runs], 0))
     notes = [
         f"{of.samples:,} samples for each seed at {e['steps']} evaluations, {e['seen']:,} molecules seen, trained on "
         f"{e['data'][:12]}, {e['hardware']}."
         for e in {(r["seen"], r["hardware"], r["data"]): r for r in every}.values()
     ]
     notes.append(
-        "Mean ± standard deviation over seeds. Unique: of the valid. Bounds of different poses: not comparable."
+        "Mean ± standard deviation over seeds. Unique: of the valid; novel: of the unique. Bounds of different poses: "
+        "not comparable."
     )
-    return Table(of.title, header, rows, notes)
+    return Table(of.title, header, rows, notes, [origin(runs) for runs in found.values()])
 
 
 def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Table:
@@ -261,7 +333,7 @@ def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Tab
             name,
             PUBLISHED_ROTMNIST.get(name, "–"),
             str(len(runs)),
-            _spread([r["denoising_error"] for r in runs], 4),
+            _spread([r["denoising_error"] for r in runs], 4) if runs else "not measured",
             _spread([r["validation_error"] for r in runs if "validation_error" in r], 4),
             _spread([r["seconds"] / 60 for r in runs], 0),
         ]
@@ -276,7 +348,7 @@ def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Tab
         f"noise for all; {e['seen']:,} images seen, {e['hardware']}. Mean ± standard deviation over seeds."
         for e in {(r["seen"], r["hardware"], r["test_data"]): r for r in every}.values()
     ]
-    return Table(of.title, header, rows, notes)
+    return Table(of.title, header, rows, notes, [origin(runs) for runs in found.values()])
 
 
 def _spread(values: list[float], digits: int) -> str:
@@ -288,22 +360,41 @@ def _spread(values: list[float], digits: int) -> str:
 
 def _trained(of: Experiment, name: str, seed: int, out: Path, minutes: float | None, progress: bool) -> Run:
     budget = {"steps": of.steps, "minutes": minutes, "resume": (out / "run.json").exists()}
-    run = train_recipe(name, out, scale=of.scale, seed=seed, progress=progress, **budget, **of.settings)
+    recipe, first = of.rows[name]
+    settings: dict[str, Any] = of.settings | ({} if first is None else {"first": first})
+    run = train_recipe(recipe, out, scale=of.scale, seed=seed, progress=progress, **budget, **settings)
     if not is_finished({"step": run.step, "seconds": run.seconds}, of.steps, minutes):
         raise KeyboardInterrupt  # training took it as a wish to stop; half a run is no row
     return run
 
 
-def _measured(of: Experiment, run: Run, progress: bool) -> dict[str, Any]:
-    data = run.recipe.load(progress=progress)
-    if of.images:
-        found = evaluate_denoising(run, data, of.samples, progress=progress)
+def _measured(of: Experiment, name: str, run: Run, progress: bool) -> dict[str, Any]:
+    if of.along:
+        found = evaluate_ablation(run)
+    elif of.images:
+        found = evaluate_denoising(run, run.recipe.load(progress=progress), of.samples, progress=progress)
     else:
+        data = run.recipe.load(progress=progress)
         found = evaluate_run(run, data, of.samples, of.evaluations, progress=progress)
-    return found | {"date": date.today().isoformat()}
+    return found | {"row": name, "train": run.card["data"]["train"], "date": date.today().isoformat()}
+
+
+def _key(r: dict[str, Any]) -> tuple[str, int]:
+    """Row and seed of an evaluation; where it does not say its row, that is its recipe."""
+    return r.get("row", r["recipe"]), r["seed"]
+
+
+def _numbers(of: Experiment, r: dict[str, Any]) -> dict[str, float]:
+    """What is compared of an evaluation: shares, and a loss or an error."""
+    if of.images:
+        return {"denoising_error": r["denoising_error"]}
+    if not of.along:
+        return {key: r[key] for key in (*SHARES, "validation_loss")}
+    last = r["at"][max(r["at"], key=int)]
+    return {key: last[key] for key in ("molecule_stable", "atom_stable", "valid_by_generated_bonds", "unique", "loss")}
 
 
 def _store(path: Path, row: dict[str, Any]) -> None:
     rows = read_rows(path) if path.exists() else []
-    rows = [r for r in rows if (r["recipe"], r["seed"]) != (row["recipe"], row["seed"])] + [row]
-    save_rows(path, sorted(rows, key=lambda r: (r["recipe"], r["seed"])))
+    rows = [r for r in rows if _key(r) != _key(row)] + [row]
+    save_rows(path, sorted(rows, key=_key))

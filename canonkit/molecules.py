@@ -280,6 +280,21 @@ class Molecules:
         """A copy with some fields replaced."""
         return replace(self, **changes)
 
+    def with_elements(self, elements: Sequence[str]) -> Molecules:
+        """The same molecules by another table of elements.
+
+        Raises:
+            ValueError: naming an element that is there and not in the table.
+        """
+        elements = tuple(elements)
+        if elements == self.elements:
+            return self
+        present = self.types[self.mask].unique().tolist()
+        if missing := [self.elements[k] for k in present if self.elements[k] not in elements]:
+            raise ValueError(f"element {missing[0]} is not in the table {elements}: leave such molecules out")
+        places = [elements.index(e) if e in elements else 0 for e in self.elements]
+        return replace(self, types=torch.tensor(places, device=self.device)[self.types] * self.mask, elements=elements)
+
     def to(self, target: torch.dtype | torch.device | str) -> Molecules:
         """On another device, or with positions of another floating-point dtype."""
         if isinstance(target, torch.dtype):

@@ -17,6 +17,7 @@ from canonkit.data.base import Dataset
 from canonkit.described import parsed, sealed, unsealed
 from canonkit.files import replacing
 from canonkit.metrics import (
+    DrugEvaluation,
     Evaluation,
     bootstrap,
     chemistry,
@@ -114,8 +115,7 @@ def evaluate_run(
         }
         if not form.stable:  # other elements than EDM's
             drugs = evaluate_drugs(molecules, refused=made.refused, mmff=200, posebusters=0, xtb=0, progress=progress)
-            names = ("stable", "atom_stable", "valid", "connected", "sound", "deviation", "mmff_strain", "protocol")
-            scores["by_corrected_valencies"] = {k: getattr(drugs, k) for k in names}
+            scores["by_corrected_valencies"] = {k: getattr(drugs, k) for k in OF_DRUGS}
         test = prepared.part("test")
         scores["distances_to_data"] = {
             "generated": distribution_distances(samples, test),
@@ -129,6 +129,9 @@ def evaluate_run(
     return run.provenance() | scores | more
 
 
+# What is kept of `canonkit.metrics.DrugEvaluation`.
+OF_DRUGS = ("stable", "atom_stable", "valid", "connected", "sound", "unique", "stretched", "legacy_stable", "deviation")
+OF_DRUGS += ("mmff_strain", "measured", "protocol")
 STEPS = (5, 10, 20, 50, 100)
 
 
@@ -331,26 +334,109 @@ def table1(evaluations: Iterable[dict[str, Any]] = (), costs: Iterable[dict[str,
     return Table("Table 1: QM9", header, rows, notes)
 
 
-def ablation_table(evaluations: Iterable[dict[str, Any]]) -> Table:
-    """What each step towards CanonFlow does, mean ± standard deviation over seeds, from `evaluate_ablation`."""
-    found = by_recipe(evaluations)
-    budgets = list(next(iter(found.values()))[0]["at"])
+DRUG_MODELS = {"CanonFlow(drugs)": "canonical", "CanonFlow-aug(drugs)": "turned and reordered"}
+
+
+def measured_drugs() -> dict[str, dict[str, Any]]:
+    """What was measured of the models of drug-size molecules, from the cards of their weights, by name.
+
+    The control has the same network and data, without canonical form; it is left out as long as its weights are not
+    there.
+    """
+    from canonkit.releases import cards
+
+    found = cards()
+    return {name: found[name]["evaluation"] for name in DRUG_MODELS if name in found}
+
+
+def drugs_table(
+    models: Mapping[str, dict[str, Any]] | None = None, sets: Mapping[str, DrugEvaluation] | None = None
+) -> Table:
+    """Drug-size molecules by the corrected valencies: one row for each model, and one for each set of molecules.
+
+    Args:
+        models: evaluations of `evaluate_run` by name; by default `measured_drugs()`, and `not measured` for one that
+            is not there.
+        sets: what `evaluate_drugs` measured of molecules, by name.
+    """
+    known: dict[str, dict[str, Any] | None] = {name: None for name in DRUG_MODELS} if models is None else {}
+    known |= measured_drugs() if models is None else models
+    header = ["", "molecules", "stable %", "valid %", "both %", "unique %", "stretched %", "strain", "legacy stable %"]
+    rows, notes = [], []
+    found = {name: e and e["by_corrected_valencies"] | {"molecules": e["molecules"]} for name, e in known.items()}
+    found |= {name: e.as_dict() for name, e in (sets or {}).items()}
+    for name, e in found.items():
+        if e is None:
+            rows.append([name, "not measured", *["–"] * (len(header) - 2)])
+            notes.append(f"{name} is not there yet: its weights do not come with this version.")
+            continue
+        cells = [_with_deviation(e, k) for k in ("stable", "valid", "sound", "unique", "stretched")]
+        of = e["measured"].get("mmff_strain", 0)
+        strain = "–" if e["mmff_strain"] is None else f"{e['mmff_strain']:.1f} (of {of:,})"
+        rows.append([name, f"{e['molecules']:,}", *cells, strain, _with_deviation(e, "legacy_stable")])
+        notes.append(f"{e['protocol']}.")
+    for name, e in known.items():
+        if e is not None:
+            what = f"{e['molecules']:,} samples at {e['steps']} network evaluations, hydrogens {e['hydrogens']}"
+            notes.append(f"{name}: {what}; {e['seen']:,} molecules seen in training, {e['hardware']}.")
+    notes.append(
+        "Both: stable and valid. Unique: of the valid. Strain: MMFF94, median, kcal/mol, of those that are both."
+    )
+    hints = [origin([e]) if e else "not measured" for e in known.values()] + ["no model"] * len(sets or {})
+    return Table("Drug-size molecules", header, rows, list(dict.fromkeys(notes)), hints)
+
+
+def _with_deviation(e: Mapping[str, Any], key: str) -> str:
+    deviation = e["deviation"].get(key)
+    return f"{100 * e[key]:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def ablation_table(
+    evaluations: Iterable[dict[str, Any]], title: str = "What each step does", names: Iterable[str] = ()
+) -> Table:
+    """What each step towards CanonFlow does, mean ± standard deviation over seeds, from `evaluate_ablation`.
+
+    `names` of rows are shown also where nothing was measured.
+    """
+    measured = by_recipe(evaluations)
+    found: dict[str, list[dict[str, Any]]] = dict.fromkeys(names, []) | measured
+    if not measured:
+        rows = [[name, "0", "not measured"] for name in found]
+        return Table(title, ["recipe", "seeds", ""], rows, ["Nothing is measured yet."])
+    budgets = list(next(iter(measured.values()))[0]["at"])
     header = ["recipe", "seeds", *(f"mol % at {int(b):,}" for b in budgets), "atom %", "valid %", "unique %", "loss"]
     rows = []
     for name, runs in found.items():
         shares = [_spread(runs, b, "molecule_stable", 100, 1) for b in budgets]
         shares += [_spread(runs, budgets[-1], k, 100, 1) for k in ("atom_stable", "valid_by_generated_bonds", "unique")]
-        rows.append([name, str(len(runs)), *shares, _spread(runs, budgets[-1], "loss", 1, 4)])
+        cells = [*shares, _spread(runs, budgets[-1], "loss", 1, 4)]
+        rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
     every = [e for runs in found.values() for e in runs]
-    measured = every[0]["at"][budgets[0]]
+    first = every[0]["at"][budgets[0]]
     notes = [
         f"Columns say how many molecules were seen; the last four are at {int(budgets[-1]):,}. Mean ± standard "
         f"deviation over seeds; {' / '.join(sorted({e['hardware'] for e in every}))}.",
-        f"{measured['samples']:,} samples at {measured['steps']} network evaluations of averaged weights, learning "
+        f"{first['samples']:,.0f} samples at {first['steps']:.0f} network evaluations of averaged weights, learning "
         f"rate not cooled; {every[0]['protocol']}. Valid: by the generated bonds. Unique: of the valid. Losses under "
         "different couplings or poses are not comparable.",
     ]
-    return Table("What each step does", header, rows, notes)
+    return Table(title, header, rows, notes, [origin(runs) for runs in found.values()])
+
+
+def origin(runs: Sequence[dict[str, Any]]) -> str:
+    """Where the numbers of a row are from: recipe, seeds, steps, data, hardware, and days where they were kept."""
+    if not runs:
+        return "not measured"
+
+    def each(key: str) -> str:
+        return ", ".join(
+            sorted({f"{r[key]:,}" if key in ("step", "seen") else str(r[key])[:40] for r in runs if key in r})
+        )
+
+    seeds = f"seed{'s' if len(runs) > 1 else ''} {each('seed')}"
+    text = f"{each('recipe')}, {each('scale')} scale, {seeds}, {each('step')} steps, {each('seen')} seen"
+    data = ", ".join(sorted({r["data"][:12] for r in runs if "data" in r}))
+    return f"{text}, data {data}, {each('hardware')}" + (f", {days}" if (days := each("date")) else "")
 
 
 def likelihood_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -359,24 +445,22 @@ def likelihood_table(rows: Sequence[dict[str, Any]]) -> Table:
     header = ["system", "its own poses (nats)", "any pose (nats)", f"own, minus {first}'s", f"any, minus {first}'s"]
     columns = ("slice", "invariant", "slice_difference", "invariant_difference")
     cells = [[r["recipe"], *(f"{r[k]:.1f} ± {r[f'{k}_error']:.1f}" if k in r else "–" for k in columns)] for r in rows]
+    asked = {f"{r['test_molecules']:,} test molecules of {r['test_data'][:12]}, {r['passes']} passes" for r in rows}
+    seen = ", ".join(f"{r['recipe']} {r['seen']:,}" for r in rows)
     notes = [
-        f"{r['recipe']}: {r['test_molecules']:,} test molecules of {r['test_data'][:12]}, {r['passes']} passes, "
-        f"{r['seen']:,} molecules seen, seed {r['seed']}, {r['hardware']}."
-        for r in rows
+        f"Smaller is better: {rows[0]['protocol']}; {'; '.join(sorted(asked))}. Its own poses: of molecules in the "
+        "poses that the model learned, canonical or as stored, which are different questions. Any pose: the same "
+        "molecules in all poses, one question. Differences: molecule by molecule, under the same noise.",
+        f"Molecules seen: {seen}.",
     ]
-    notes.append(
-        f"Smaller is better: {rows[0]['protocol']}. Its own poses: of molecules in the poses that the model learned, "
-        "canonical or as stored, which are different questions. Any pose: the same molecules in all poses, one "
-        "question. Differences: molecule by molecule, under the same noise."
-    )
-    return Table("Likelihood of test molecules", header, cells, notes)
+    return Table("Likelihood of test molecules", header, cells, notes, [origin([r]) for r in rows])
 
 
 def by_recipe(evaluations: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Evaluations of several seeds, in lists by recipe."""
+    """Evaluations of several seeds, in lists by row, which is the recipe where they do not say another."""
     found: dict[str, list[dict[str, Any]]] = {}
     for e in evaluations:
-        found.setdefault(e["recipe"], []).append(e)
+        found.setdefault(e.get("row", e["recipe"]), []).append(e)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 
@@ -12,11 +12,13 @@ def element(tag: str, text: object, style: str = "") -> str:
     return f"<{tag}{f' style={style!r}' if style else ''}>{escape(str(text))}</{tag}>"
 
 
-def html_table(header: Sequence, rows: Sequence[Sequence]) -> str:
-    """An HTML table; text is escaped. Many columns stand closer."""
+def html_table(header: Sequence, rows: Sequence[Sequence], hints: Sequence[str] = ()) -> str:
+    """An HTML table; text is escaped. Many columns stand closer. `hints` are shown when the mouse is over a row."""
     style = "text-align:left" if len(header) <= 12 else "text-align:left;padding:0.3em 0.25em"
     head = "".join(element("th", c, style) for c in header)
-    body = "".join("<tr>" + "".join(element("td", c, style) for c in row) + "</tr>" for row in rows)
+    starts = [f'<tr title="{escape(hint)}">' for hint in hints] or ["<tr>"] * len(rows)
+    cells = ["".join(element("td", c, style) for c in row) for row in rows]
+    body = "".join(f"{start}{row}</tr>" for start, row in zip(starts, cells, strict=True))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -30,19 +32,26 @@ def text_table(header: Sequence, rows: Sequence[Sequence]) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title and notes; prints as text, shows as HTML in a notebook."""
+    """A table with a title and notes; prints as text, shows as HTML in a notebook, hints on its rows, one for each."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
     notes: list[str]
+    hints: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return "\n".join([self.title, text_table(self.header, self.rows), *self.notes])
 
     def _repr_html_(self) -> str:
         notes = "<br>".join(element("small", note) for note in self.notes)
-        return element("b", self.title) + html_table(self.header, self.rows) + notes
+        return element("b", self.title) + html_table(self.header, self.rows, self.hints) + notes
+
+    def markdown(self) -> str:
+        """The table and its notes for a page of text."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        text = "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines)
+        return "\n\n".join([text, *self.notes])
 
 
 class Printed:

@@ -37,17 +37,19 @@ def train_recipe(
 
     Where `data` holds fewer molecules than a batch, and no `batch_size` is given, a batch is all of them.
     `changes` replace training settings: `train_recipe("canon+GDM", "runs/a", minutes=10, lr=1e-3, seed=1)`.
-    `init` names trained weights, or a run's folder, to start from.
+    `init` names trained weights, or a run's folder, to start from. Your data may have fewer elements and shorter
+    molecules than those that the weights learned: the model keeps their table of elements.
     """
     chosen = recipe(name, scale, **changes)
     fresh = init is None and not (resume and read_counters(out)["step"])  # otherwise a checkpoint holds the prior
     found = None if data is None else dataset(data, progress=progress)
-    prepared = chosen.prepare(found, fit=fresh, progress=progress)
+    start = None if init is None else load_run(init) if Path(init).is_dir() else load(init)
+    prepared = chosen.prepare(found, fit=fresh, form=start and start.recipe.form, progress=progress)
     few = len(prepared.train)
     if data is not None and "batch_size" not in changes and few < prepared.settings.batch_size:
         prepared = replace(prepared, settings=replace(prepared.settings, batch_size=few))
-    if init is not None:
-        prepared.about["init"] = _start_from(init, prepared.model)
+    if start is not None:
+        prepared.about["init"] = _start_from(start, prepared.model, str(init))
     train(
         prepared,
         out,
@@ -62,11 +64,10 @@ def train_recipe(
     return load_run(out)
 
 
-def _start_from(source: str, model: OrbitModel) -> dict:
-    """Loads trained weights into `model`; returns what run.json should say of them."""
-    start = load_run(source) if Path(source).is_dir() else load(source)
+def _start_from(start: Run, model: OrbitModel, source: str) -> dict:
+    """Puts trained weights into `model`, which keeps its own law of sizes; what run.json should say of them."""
     try:
-        model.load_state_dict(start.model.state_dict())
+        model.load_state_dict(start.model.state_dict() | {"size_counts": model.size_counts})
     except RuntimeError as error:
         raise ValueError(
             f"--init {source}: {start.recipe.name} at {start.recipe.scale} scale is another model: start from the same "

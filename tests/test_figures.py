@@ -11,7 +11,7 @@ from PIL import Image
 
 import canonkit as ck
 from canonkit import figures
-from canonkit.canonicalizers import Inertial, canonicalizer
+from canonkit.canonicalizers import Canonical, Inertial, canonicalizer
 from canonkit.data.qm9 import FORM
 from canonkit.figures.group import in_ball, on_cone
 from canonkit.figures.plane import grid
@@ -338,6 +338,38 @@ def test_shipped_ablation_and_steps_are_of_known_recipes_and_equal_budgets():
     steps = measured_steps()
     assert {e["recipe"] for e in steps} <= cards().keys()
     assert all(e["at"].keys() == {str(n) for n in STEPS} for e in steps)
+
+
+def test_composition_counts_atoms_and_molecules_with_an_element():
+    water = ck.Molecules.from_list([np.eye(3)] * 3, [[8, 1, 1]] * 3)
+    chlorine = ck.Molecules.from_list([np.eye(3), np.eye(3)[:2]], [[17, 6, 17], [17, 17]])
+    size, kind = figures.composition({"water": water, "other": chlorine}).axes
+    assert [tick.get_text() for tick in kind.get_xticklabels()] == ["H", "C", "N", "O", "F", "Cl"]
+    assert [bar.get_height() for bar in kind.patches] == [100, 0, 0, 100, 0, 0, 0, 50, 0, 0, 0, 100]
+    assert [text.get_text() for text in size.get_legend().get_texts()] == ["water (3)", "other (2)"]
+    with pytest.raises(ValueError, match="a set has no molecules"):
+        figures.composition({"none": water[:0]})
+
+
+def test_jumps_are_drawn_where_the_pose_turns_and_the_order_changes(sample):
+    """One molecule, turned by 0, 10, 10 and 100 degrees; its last two atoms change places at the end."""
+    turns = turn_about(torch.tensor([0.0, 0.0, 1.0]).double(), torch.deg2rad(torch.tensor([0.0, 10, 10, 100]).double()))
+    order = torch.arange(int(sample[0].sizes[0])).repeat(4, 1)
+    order[3, -2:] = order[3, -2:].flip(0)
+    odd = torch.tensor([False, True, False, False])
+    c = Canonical(sample[[0] * 4].trim(), turns, odd, order)
+    turn, places = figures.pose_jumps([0.0, 1.0, 2.0, 3.0], {"mine": c}, "t").axes
+    assert turn.lines[0].get_xdata().tolist() == [0.5, 1.5, 2.5]
+    assert turn.lines[0].get_ydata().tolist() == pytest.approx([10, 0.01, 90], abs=1e-4)
+    assert turn.lines[1].get_xdata().tolist() == [0.5, 1.5]
+    assert places.lines[0].get_ydata().tolist() == [0, 0, 2]
+
+
+def test_shares_are_drawn_with_their_deviations():
+    a, b = {"stable": 0.5, "valid": 1.0, "deviation": {"stable": 0.1}}, {"stable": 0.25, "valid": 0.75}
+    ax = figures.shares({"a": a, "b": b}, ("stable", "valid")).axes[0]
+    assert [bar.get_height() for bar in ax.patches] == [50, 100, 25, 75]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
 
 
 # -- the group --------------------------------------------------------------------------------------------------------

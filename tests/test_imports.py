@@ -19,6 +19,7 @@ LAYERS = [
     {"releases", "resident"},
     {"trainer", "results"},
     {"experiments", "course"},
+    {"overview"},
     {"figures", "widgets", "exercises", "bench", "queue", "comparison"},
     {"cli", "__main__"},
 ]

@@ -49,6 +49,15 @@ def test_elements_outside_qm9_make_a_table_of_their_own():
     assert x.numbers.tolist() == [[17, 6, 53]]
 
 
+def test_another_table_of_elements_names_the_same_atoms():
+    x = Molecules.from_list([np.eye(3), np.eye(3)[:2]], [[17, 6, 53], [6, 17]])
+    wider = x.with_elements(("I", "C", "N", "Cl"))
+    assert wider.numbers.equal(x.numbers)
+    assert wider[1].with_elements(("Cl", "C")).types.tolist() == [[1, 0, 0]]
+    with pytest.raises(ValueError, match=r"element I is not in the table \('C', 'Cl'\): leave such molecules out"):
+        wider.with_elements(("C", "Cl"))
+
+
 @pytest.mark.parametrize(
     ("positions", "numbers", "options", "message"),
     [

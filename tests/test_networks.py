@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import silu
 
 from canonkit.groups import haar_orthogonal
-from canonkit.networks import EGNN, GNN, MCEGNN, layers
+from canonkit.networks import EGNN, GNN, MCEGNN, GraphEGNN, layers
 
 
 def linear(x, layer):
@@ -230,3 +230,25 @@ def test_mc_egnn_s_vectors_stay_of_a_molecule_s_size_whatever_the_weights():
     _, X = net(torch.randn(8, 12, 5), x)
     moved = torch.linalg.vector_norm(X.detach() - x[..., None], dim=-2)
     assert float(moved.max()) <= layers * channels
+
+
+def test_graph_egnn_turns_positions_with_its_input_and_leaves_kinds_and_bonds_alone():
+    generator = torch.Generator().manual_seed(0)
+    net = GraphEGNN(8, 16, 2).double()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    z = torch.randn(3, 6, 8, generator=generator, dtype=torch.float64)
+    bonds = torch.randint(0, 6, (3, 6, 6), generator=generator).triu(1)
+    bonds, mask = bonds + bonds.mT, torch.arange(6) < torch.tensor([[6], [5], [3]])
+    t, g = torch.rand(3, generator=generator, dtype=torch.float64), haar_orthogonal(3, dtype=torch.float64)
+    (out, logits), turned = net(z, t, mask, bonds), torch.cat([z[..., :3] @ g.mT, z[..., 3:]], -1)
+    again, same = net(turned, t, mask, bonds)
+    assert logits.std() > 0.01
+    assert (out[..., :3] - z[..., :3])[mask].abs().max() > 0.01
+    torch.testing.assert_close(again[..., :3], out[..., :3] @ g.mT, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(again[..., 3:], out[..., 3:], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(same, logits, rtol=1e-9, atol=1e-9)
+    assert logits.equal(logits.transpose(1, 2))
+    order = torch.randperm(6, generator=generator)
+    moved, _ = net(z[:1, order], t[:1], None, bonds[:1, order][:, :, order])
+    torch.testing.assert_close(moved, out[:1, order], rtol=1e-9, atol=1e-9)

@@ -11,7 +11,7 @@ from canonkit.data.own import graph_keys
 from canonkit.groups import haar_rotations, random_permutations
 from canonkit.metrics import known_smiles
 from canonkit.releases import release
-from canonkit.results import evaluate_any
+from canonkit.results import OF_DRUGS, evaluate_any
 
 DRUGS = (
     "CS(=O)(=O)Nc1ccccc1", "CCOc1ccc(Cl)cc1", "CC(=O)Nc1ccc(O)cc1", "CN1CCC(Br)CC1", "O=C(O)c1cccs1", "CP(=O)(O)OC",
@@ -117,6 +117,44 @@ def test_five_lines_from_a_small_file_to_new_molecules(file, tmp_path):
         ck.train("CanonFlow", tmp_path / "other", data=file, steps=1, progress=False, batch_size=64)
 
 
+@pytest.fixture(scope="module")
+def learned(file, tmp_path_factory):
+    """A model of heavy atoms that was trained on the molecules of the file."""
+    out = tmp_path_factory.mktemp("learned") / "run"
+    return ck.train("CanonFlow-heavy", out, data=file, steps=1, progress=False, batch_size=8, sample_every=0)
+
+
+def test_weights_that_know_more_elements_and_longer_molecules_are_a_start_for_yours(mols, learned, tmp_path):
+    """The model keeps the weights' table and prior, and takes its sizes from your molecules."""
+    few = [mol for mol in mols if mol.GetNumHeavyAtoms() <= 10 and not mol.HasSubstructMatch(Chem.MolFromSmarts("P"))]
+    data = ck.dataset(few)
+    options = {"steps": 1, "progress": False, "lr": 0.0, "muon_lr": 0.0, "sample_every": 0}
+    run = ck.train("CanonFlow-heavy", tmp_path / "mine", data=data, init=str(learned.folder), **options)
+    assert run.recipe.form == learned.recipe.form
+    old, new = learned.model.state_dict(), run.model.state_dict()
+    assert all(new[k].equal(old[k]) for k in old if k != "size_counts")
+    sizes = data.without_hydrogens().part("train").sizes
+    assert new["size_counts"].equal(torch.bincount(sizes, minlength=len(old["size_counts"])).float())
+    assert set(run.model.sample_sizes(100).tolist()) <= set(sizes.tolist())
+    assert run.seen == learned.seen + 16
+    again = {"data": data, "init": str(learned.folder), "resume": True} | options | {"steps": 2}
+    assert ck.train("CanonFlow-heavy", tmp_path / "mine", **again).step == 2
+
+
+def test_weights_that_do_not_know_your_molecules_are_refused(mols, learned, tmp_path):
+    iodide, long = (Chem.AddHs(Chem.MolFromSmiles(s)) for s in ("CCI", "C" * 40))
+    for mol in (iodide, long):
+        AllChem.EmbedMolecule(mol, randomSeed=1)
+    options = {"steps": 1, "progress": False, "init": str(learned.folder)}
+    with pytest.raises(ValueError, match=r"element I is not in the table \('C', .*leave such molecules out"):
+        ck.train("CanonFlow-heavy", tmp_path / "a", data=[*mols, *[iodide] * 9], **options)
+    with pytest.raises(ValueError, match=r"a molecule of 40 atoms is longer than any that the weights know, 11"):
+        ck.train("CanonFlow-heavy", tmp_path / "b", data=[*mols, long], **options)
+    with pytest.raises(ValueError, match="the weights learned molecules without hydrogens, and the data are molecules"):
+        ck.train("CanonFlow", tmp_path / "c", data=mols, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_for_other_elements_are_measured_by_corrected_valencies(file, tmp_path, monkeypatch):
     """Also where the data set has no hydrogens to begin with, as the heavy atoms of the CCD."""
     monkeypatch.setenv("CANONKIT_WEIGHTS", str(tmp_path / "weights"))
@@ -124,11 +162,18 @@ def test_weights_for_other_elements_are_measured_by_corrected_valencies(file, tm
     run = ck.train("CanonFlow-heavy", tmp_path / "mine", data=str(file), **options)
     data = ck.dataset(file)
     found, heavy = (evaluate_any(run, d, 8, 2) for d in (data, data.without_hydrogens()))
-    assert found["by_corrected_valencies"].keys() >= {"stable", "valid", "connected", "sound", "protocol"}
+    assert found["by_corrected_valencies"].keys() == set(OF_DRUGS)
     assert "molecule_stable" not in found
     assert heavy["by_generated_bonds"] == found["by_generated_bonds"]
     release(run, lambda _: found, "mine(drugs)", tmp_path / "weights")
     assert "mine(drugs)" in str(ck.pretrained())
+    better = found | {
+        "validation_kinds": 0.1,
+        "by_corrected_valencies": found["by_corrected_valencies"] | {"sound": 1.0},
+    }
+    release(run, lambda _: better | {"validation_more": 0.1}, "mine(drugs)", tmp_path / "weights")
+    with pytest.raises(ValueError, match="are better: molecule stable 1.00000 against"):
+        release(run, lambda _: found, "mine(drugs)", tmp_path / "weights")
     assert ck.load("mine(drugs)").recipe.form == run.recipe.form
 
 

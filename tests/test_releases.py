@@ -167,8 +167,8 @@ def test_shipped_weights_have_the_validation_loss_that_their_card_states(qm9, na
     assert measured == pytest.approx(card["evaluation"]["validation_loss"], rel=rel)
 
 
-def test_shipped_weights_fit_into_forty_megabytes():
-    assert sum(p.stat().st_size for p in releases.FOLDER.iterdir()) < 40e6
+def test_shipped_weights_fit_into_fifty_megabytes():
+    assert sum(p.stat().st_size for p in releases.FOLDER.iterdir()) < 50e6
 
 
 @pytest.mark.parametrize("queue", ["qm9", "rotmnist", "canonflow"])

@@ -15,7 +15,7 @@ from canonkit.data.batches import LengthBatches, lengths, take
 from canonkit.data.qm9 import LONGEST, load_qm9
 from canonkit.names import choose
 from canonkit.recipes.names import SYSTEMS, recipe
-from canonkit.tables import text_table
+from canonkit.tables import Table
 from canonkit.training import Prepared, State, best_device, hardware, one_step, set_precision
 
 EVALUATIONS = 4  # of which a sample's time is measured
@@ -67,11 +67,13 @@ def bench_systems(repeat: int = 5, *, systems: tuple[str, ...] | None = None, pr
     ]
 
 
-def describe_systems(rows: list[dict]) -> str:
+def describe_systems(rows: list[dict]) -> Table:
     """The rows as a table."""
     header = ["system", "parameters", "ms per step of 64", "ms per molecule and evaluation"]
     cells = [
         [r["system"], f"{r['parameters']:,}", f"{1e3 * r['step_s']:.0f}", f"{1e3 * r['evaluation_s']:.3f}"]
         for r in rows
     ]
-    return f"{text_table(header, cells)}\non {rows[0]['hardware']}"
+    machines = " / ".join(sorted({r["hardware"] for r in rows}))
+    notes = [f"Laptop scale; all systems take the same batches in turn, in one run on {machines}; medians."]
+    return Table("Cost of training and sampling", header, cells, notes)

@@ -10,8 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from canonkit.canonicalizers.base import Canonical
+from canonkit.certificates.certificate import JUMP
 from canonkit.figures.base import Picture, blank
-from canonkit.metrics.poses import PLANAR, pose_values, rank_spread, sliced_wasserstein
+from canonkit.metrics.poses import PLANAR, pose_changes, pose_values, rank_spread, sliced_wasserstein
 from canonkit.molecules import Molecules
 from canonkit.names import choose
 
@@ -115,4 +117,34 @@ def property_map(properties: Mapping[str, Tensor], x: str, y: str, colour: str) 
     points = ax.scatter(across[known], up[known], s=14, c=shade[known], cmap="viridis")
     figure.colorbar(points, ax=ax, label=colour)
     ax.set(xlabel=x, ylabel=y)
+    return figure
+
+
+def pose_jumps(steps: Sequence[float], poses: Mapping[str, Canonical], label: str) -> Picture:
+    """Where pose and order jump while a molecule changes little by little.
+
+    Above, the angle of h(x_k)^-1 h(x_k+1) in degrees; below, how many atoms have another place in the canonical order
+    of x_k+1 than in that of x_k, of canonicalizers that order atoms. Crosses: the pose is marked as ambiguous.
+
+    Args:
+        steps: what is changed, one value for each x_k.
+        poses: c(x) of all x_k by the name of the canonicalizer.
+        label: of `steps`.
+    """
+    figure = blank(9, 4)
+    turn, places = figure.subplots(2, 1, sharex=True)
+    middle = (np.asarray(steps)[1:] + np.asarray(steps)[:-1]) / 2
+    for k, (name, c) in enumerate(poses.items()):
+        angle, moved = pose_changes(c)
+        turn.plot(middle, angle.clamp(min=0.01), color=f"C{k}", linewidth=1, label=name)
+        odd = c.ambiguous[1:] | c.ambiguous[:-1]
+        turn.plot(middle[odd.numpy()], angle[odd].clamp(min=0.01), "x", color=f"C{k}")
+        if c.order is not None:
+            places.plot(middle, moved, color=f"C{k}", linewidth=1, label=name)
+    turn.axhline(JUMP, color="black", linewidth=0.8, linestyle=":")
+    turn.set(yscale="log", ylabel="the pose turns by (°)")
+    places.set(ylabel="atoms in another place", xlabel=label, ylim=(0, None))
+    for ax in (turn, places):
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure

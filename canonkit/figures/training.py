@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
+from textwrap import wrap
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from canonkit.figures.base import blank
@@ -54,6 +57,86 @@ def stable_by_budget(evaluations: Mapping[str, Sequence[dict]]) -> Figure:
     ax.grid(axis="x", alpha=0.3)
     ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(budgets), frameon=False)
     return figure
+
+
+def shares(evaluations: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Figure:
+    """Shares by name in percent, side by side for each evaluation, with their deviations where it has some.
+
+    Args:
+        evaluations: what was measured, by what of; each has the `names`, and may have a `deviation` of each.
+        names: of the shares.
+    """
+    figure = blank(7, 2.8)
+    ax = figure.subplots()
+    width = 0.8 / max(1, len(evaluations))
+    for k, (label, e) in enumerate(evaluations.items()):
+        places = [i + width * (k + 0.5) - 0.4 for i in range(len(names))]
+        errors = [100 * e.get("deviation", {}).get(name, 0) for name in names]
+        bars = ax.bar(places, [100 * e[name] for name in names], width, yerr=errors, color=SAFE[k % len(SAFE)])
+        bars.set_label(label)
+        ax.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
+    ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.set(ylabel="%", ylim=(0, 110))
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def when_it_pays(
+    found: Mapping[str, Mapping[str, Mapping[int | None, Sequence[dict]]]],
+    measure: str = "molecule_stable",
+    label: str = "stable molecules, %",
+) -> Figure:
+    """What a pose does for each network, against the size of the training set and against the budget.
+
+    Args:
+        found: `canonkit.experiments.when_it_pays`: evaluations by network, pose and size, None for all molecules.
+        measure: what of them, mean and standard deviation over seeds; shares are shown in per cent.
+        label: what the axis says.
+    """
+    figure = blank(2.9 * len(found) + 0.4, 5.6)
+    panels = figure.subplots(2, len(found), squeeze=False, sharex="row", sharey=True)
+    missing, unit = [], 1 if measure == "loss" else 100
+    for column, (network, poses) in enumerate(found.items()):
+        above, below = panels[:, column]
+        sizes = list(next(iter(poses.values())))
+        ticks = ["all" if size is None else f"{size:,}" for size in sizes]
+        above.set(title=network, xlabel="training molecules", xlim=(-0.4, len(sizes) - 0.6))
+        above.set_xticks(range(len(sizes)), ticks)
+        below.set(xlabel="thousand molecules seen, of all")
+        for k, (pose, by_size) in enumerate(poses.items()):
+            look = _look(k) | {"markersize": 4, "capsize": 2, "label": pose}
+            last = {place: _last(by_size[size], measure) for place, size in enumerate(sizes) if by_size[size]}
+            _with_spread(above, {place + 0.08 * (k - 1): values for place, values in last.items()}, unit, look)
+            whole = by_size[None]
+            budgets = whole[0]["at"] if whole else {}
+            _with_spread(below, {int(b) / 1000: [e["at"][b][measure] for e in whole] for b in budgets}, unit, look)
+            lacking = [tick for tick, size in zip(ticks, sizes, strict=True) if not by_size[size]]
+            if lacking:
+                missing.append(f"{network.split(':')[0]} {pose} ({', '.join(lacking)})")
+        for ax in (above, below):
+            ax.grid(alpha=0.3)
+    for ax in panels[:, 0]:
+        ax.set_ylabel(label)
+    if measure != "loss":
+        panels[0, 0].set_ylim(0, 100)
+    handles = [Line2D([], [], **_look(k), label=pose) for k, pose in enumerate(next(iter(found.values())))]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9, frameon=False)
+    if missing:
+        text = wrap(f"Not measured yet: {'; '.join(missing)}.", 130)
+        figure.supxlabel("\n".join(text), fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+def _last(evaluations: Sequence[dict], measure: str) -> list[float]:
+    """What each evaluation found at its largest budget."""
+    return [e["at"][max(e["at"], key=int)][measure] for e in evaluations]
+
+
+def _with_spread(ax: Axes, points: Mapping[float, Sequence[float]], unit: float, look: dict[str, Any]) -> None:
+    """A curve through means with bars of the standard deviation; no bar at a single value."""
+    means = [unit * fmean(values) for values in points.values()]
+    spreads = [unit * stdev(values) if len(values) > 1 else 0.0 for values in points.values()]
+    ax.errorbar(list(points), means, yerr=spreads, **look)
 
 
 def training_curves(logs: Mapping[str, Sequence[dict]]) -> Figure:

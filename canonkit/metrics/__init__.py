@@ -9,6 +9,7 @@ from canonkit.metrics.drugs import DrugEvaluation, evaluate_drugs
 from canonkit.metrics.evaluation import Evaluation, evaluate
 from canonkit.metrics.poses import (
     PoseStatistics,
+    pose_changes,
     pose_statistics,
     pose_values,
     principal_rms,
@@ -39,6 +40,7 @@ __all__ = [
     "known_smiles",
     "coulomb_spectrum",
     "objective_variance",
+    "pose_changes",
     "pose_statistics",
     "pose_values",
     "principal_rms",

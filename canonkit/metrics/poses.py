@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from canonkit.canonicalizers.base import Canonical
+from canonkit.groups import cosine_between
 from canonkit.molecules import Molecules
 from canonkit.tables import html_table
 
@@ -123,6 +125,23 @@ def rank_spread(molecules: Molecules) -> Tensor:
     mean = (molecules.positions * real).sum(0) / count.clamp(min=1)
     spread = ((molecules.positions - mean).square() * real).sum(0).sum(-1) / count[:, 0].clamp(min=1)
     return torch.where(count[:, 0] > 1, spread.sqrt(), torch.nan)
+
+
+@torch.no_grad()
+def pose_changes(c: Canonical) -> tuple[Tensor, Tensor]:
+    """From each of the canonical forms of one molecule that changes step by step to the next.
+
+    Args:
+        c: of a batch, the same atoms in the same order before.
+
+    Returns:
+        The angle of h(x_k)^-1 h(x_k+1) in degrees, and how many atoms have another place, both (B - 1,); of a
+        canonicalizer that does not order atoms, none has.
+    """
+    assert isinstance(c.x, Molecules)
+    angle = torch.rad2deg(cosine_between(c.g[:-1].double(), c.g[1:].double()).clamp(-1, 1).acos())
+    place = torch.zeros_like(c.x.types) if c.order is None else c.order.argsort(1)
+    return angle, ((place[1:] != place[:-1]) & c.x.mask[:-1]).sum(1)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from canonkit.networks.canon import Canon
 from canonkit.networks.dit import DiT
 from canonkit.networks.egnn import EGNN
 from canonkit.networks.gnn import GNN
+from canonkit.networks.graph_egnn import GraphEGNN
 from canonkit.networks.mc_egnn import MCEGNN
 from canonkit.networks.shuffle_unet import ShuffleUNet
 from canonkit.networks.symdiff import GaussianDiT, PositionTurn
@@ -17,6 +18,7 @@ __all__ = [
     "Canon",
     "DiT",
     "GaussianDiT",
+    "GraphEGNN",
     "Haar",
     "PositionTurn",
     "Recursive",

@@ -37,7 +37,7 @@ def order_features(mask: Tensor | None, like: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(like)
 
 
-def _gaussians(*points: Tensor) -> Tensor:
+def gaussians(*points: Tensor) -> Tensor:
     """phi of the distances between points (B, N, 3), of each set of points 24, (B, N, N, 24 sets)."""
     centres = torch.linspace(0, FARTHEST, DISTANCES, dtype=points[0].dtype, device=points[0].device)
     # The exponent is [d^2, d, ..., 1] times this, one product of matrices for all sets.
@@ -149,7 +149,7 @@ class Canon(nn.Module):
                 seen.append(z[..., self.guess : self.guess + 3])
                 weights.append(self.guessed.weight)
             with torch.autocast(z.device.type, enabled=False):
-                phi = _gaussians(*seen)
+                phi = gaussians(*seen)
             hidden = _linear(phi, torch.cat(weights, 1), hidden)
         fixed = not torch.is_grad_enabled()
         if bonds is not None:

@@ -23,18 +23,18 @@ def step_lengths(m: Tensor, near: Tensor, weight: Tensor) -> tuple[Tensor]:
 
 
 class EquivariantLayer(nn.Module):
-    """One layer of EDM's EGNN: (h, x) -> (h, x)."""
+    """One layer of EDM's EGNN: (h, x) -> (h, x). Pairs have `given` features beside their present distance."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, given: int = 1):
         super().__init__()
-        self.nodes = AttentiveLayer(width, edge_features=2)
-        self.pairs = PairMLP(width, edge_features=2)
+        self.nodes = AttentiveLayer(width, edge_features=1 + given)
+        self.pairs = PairMLP(width, edge_features=1 + given)
         self.length = nn.Linear(width, 1, bias=False)
         nn.init.xavier_uniform_(self.length.weight, gain=1e-3)
 
-    def forward(self, h: Tensor, x: Tensor, near: Tensor, start: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor, x: Tensor, near: Tensor, given: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         squared = squared_distances(x)
-        e = torch.stack([squared, start], dim=-1)
+        e = torch.cat([squared[..., None], given], dim=-1)
         h = self.nodes(h, near, e, dtype)
         (length,) = self.pairs(h, e, step_lengths, (near,), (self.length.weight,), dtype)
         w = length / ((squared + 1e-8).sqrt() + 1)  # 1e-8 A^2: the root's derivative at zero
@@ -75,7 +75,7 @@ class EGNN(nn.Module):
         x = start = z[..., :3]
         h = self.embed(torch.cat([z[..., 3:], t.to(z.dtype)[:, None, None].expand(B, N, 1)], dim=-1))
         near = neighbours(h, mask)
-        d_start = squared_distances(start)
+        d_start = squared_distances(start)[..., None]
         for layer in self.layers:
             h, x = layer(h, x, near, d_start, self.fast_dtype or h.dtype)
         keep = 1.0 if mask is None else mask[..., None].to(z.dtype)

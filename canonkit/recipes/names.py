@@ -43,6 +43,7 @@ SIZE = {
     "GaussianDiT*": {"published": {"width": 768, "depth": 12, "heads": 12, "gaussians": 382}},
     "Canon": CANON,
     "PairDiT": CANON,
+    "GraphEGNN": GRAPH,
     "haar": {"paper": {}, "published": {}, "laptop": {}},
     "recursive": {
         "paper": {"width": 128, "depth": 8, "heads": 4},
@@ -149,6 +150,12 @@ SYSTEMS |= {
 SYSTEMS |= {
     name.replace("Flow", "Flow-PairDiT"): replace(SYSTEMS[name], network="PairDiT")
     for name in ("CanonFlow-heavy", "CanonFlow-aug-heavy")
+}
+# Three poses and orders, as stored, random and canonical, for a network without distances and an equivariant one too.
+SYSTEMS |= {
+    name.replace("Flow", f"Flow-{short}"): replace(SYSTEMS[name], network=network)
+    for short, network in (("PairDiT", "PairDiT"), ("EGNN", "GraphEGNN"))
+    for name in ("Flow-heavy", "Flow-aug-heavy", "Flow+order-heavy")
 }
 SYSTEMS |= {
     "UNet": System("RotMNIST", "UNet"),

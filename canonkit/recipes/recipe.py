@@ -23,6 +23,7 @@ from canonkit.networks import (
     Canon,
     DiT,
     GaussianDiT,
+    GraphEGNN,
     Haar,
     PositionTurn,
     Recursive,
@@ -68,6 +69,7 @@ NETWORKS = {
     "DiT*": DiT,
     "Canon": Canon,
     "PairDiT": pair_dit,
+    "GraphEGNN": GraphEGNN,
     "UNet": UNet,
     "ShuffleUNet": ShuffleUNet,
     "GaussianDiT": GaussianDiT,
@@ -156,14 +158,33 @@ class Recipe:
         """Whether it learns bonds."""
         return self.flow is not None and bool(self.flow.get("graphs"))
 
-    def prepare(self, data: Dataset | None = None, *, fit: bool = True, progress: bool = False) -> Prepared:
+    def prepare(
+        self, data: Dataset | None = None, *, fit: bool = True, form: Form | None = None, progress: bool = False
+    ) -> Prepared:
         """What `canonkit.training.train` takes: an untrained model, and `data` in the form that it is trained on.
 
         Canonicalizers that learn nothing are applied here, once. `fit`: estimate what the process must know of the
-        data, such as a prior; a checkpoint holds that already.
+        data, such as a prior; a checkpoint holds that already. `form`: of a model that knows more elements and longer
+        molecules than there are in `data`; the new one knows them too, and samples as many atoms as those of `data`
+        have.
+
+        Raises:
+            ValueError: `form` is of another kind, or lacks an element, or its molecules are shorter.
         """
         data = self.dataset(data, progress=progress)
-        chosen, part = self.on(data), data.part("train")
+        chosen, part, valid = self.on(data), data.part("train")[: self.settings.first], data.part("valid")
+        if form is not None and form != chosen.form:
+            if (form.shape, form.heavy) != (data.form.shape, data.form.heavy):
+                raise ValueError(
+                    f"the weights learned {_what(form)}, and the data are {_what(data.form)}: start from other weights"
+                )
+            if data.form.longest > form.longest:
+                raise ValueError(
+                    f"a molecule of {data.form.longest} atoms is longer than any that the weights know, "
+                    f"{form.longest}: leave such molecules out"
+                )
+            chosen = replace(chosen, own=form)
+            part, valid = part.with_elements(form.elements), valid.with_elements(form.elements)
         counts = torch.bincount(lengths(part), minlength=chosen.form.longest + 1 if chosen.form.longest else 0)
         model, about = chosen.build(counts), chosen.card(data.sha256, len(part), counts)
         once = not (self.settings.augment or self.canonicalizer == "identity") and without_weights(model)
@@ -173,7 +194,7 @@ class Recipe:
             some = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[:FITTED]
             model.process.fit(part[some] if once else model.canonical(part[some]))
         measure = data.measure if data.measurable(self.graphs) else None
-        return Prepared(model, part, data.part("valid"), self.settings, about, measure, once)
+        return Prepared(model, part, valid, self.settings, about, measure, once)
 
     def card(self, sha256: str, count: int, size_counts: torch.Tensor) -> dict:
         """What run.json must say so that a run can be resumed, built again and believed."""
@@ -214,6 +235,13 @@ class Recipe:
         s = self.settings
         options = {"correction": s.correction or 0.0, "unrolled": bool(s.unrolled)}
         return FlowMatching(space, made, coupling, s.distance_weight or 0.0, **options)
+
+
+def _what(form: Form) -> str:
+    """What samples of that form are, in words."""
+    if form.shape:
+        return f"images of {form.shape[-1]} pixels"
+    return "molecules without hydrogens" if form.heavy else "molecules with hydrogens"
 
 
 def _kernel(name: str, network: torch.nn.Module, settings: dict) -> Haar | Recursive:

@@ -22,6 +22,7 @@ class Settings:
         cool_from, cool_to: steps between which they fall linearly to zero; None for never.
         one_cycle: steps of the one-cycle policy, which then takes the place of warmup and cooling; None for none.
         clip: largest norm of the gradient; None for EDM's rule, from the norms before.
+        first: train on the first so many samples only; None for all.
         augment: act with a random element of the symmetry group on every training sample.
         distance_weight: of flow's loss of distances between near atoms.
         correction: largest standard deviation, in Å, of what flow pushes atoms by in training; 0 for none.
@@ -46,6 +47,7 @@ class Settings:
     cool_to: int | None = None
     one_cycle: int | None = None
     clip: float | None = None
+    first: int | None = None
     augment: bool = False
     distance_weight: float | None = None
     correction: float | None = None
