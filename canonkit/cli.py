@@ -573,22 +573,24 @@ def bench(
 @app.command()
 def results(
     title: Annotated[str, typer.Argument(help="A table, such as 'Table 1'.")] = "Table 1",
-    rebuild: Annotated[str | None, typer.Option(help="A row to train and measure anew, or all.")] = None,
+    rebuild: Annotated[str | None, typer.Option(help="A row to train and measure anew, or all, or missing.")] = None,
     folder: Annotated[Path, typer.Option(help="Where runs and new rows lie.")] = Path("runs/results"),
     as_json: Json = False,
 ) -> None:
     """Show a table of the kit's own experiments, or make its rows anew.
 
-    A row's runs may be stopped and started again: what is done is kept.
+    A row's runs may be stopped and started again: what is done is kept. missing: all seeds that are not stored.
     """
     from canonkit import experiments
 
     of = experiments.experiment(title)
     # All rows with the first seed, then with the next, so that an unfinished table is a table.
-    rows = list(of.rows) if rebuild == "all" else [rebuild] if rebuild else []
+    rows = list(of.rows) if rebuild in ("all", "missing") else [rebuild] if rebuild else []
+    there = experiments.keys(of, folder) if rebuild == "missing" else set()
     for seed in of.seeds:
         for row in rows:
-            experiments.rebuild(of, row, folder, seeds=[seed], progress=not as_json)
+            if (row, seed) not in there:
+                experiments.rebuild(of, row, folder, seeds=[seed], progress=not as_json)
     _print(experiments.stored(of, folder), experiments.results_table(of, folder), as_json)
 
 

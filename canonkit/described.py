@@ -179,6 +179,7 @@ if TypeAdapter is not None:
         problems: dict[Name, Whole]
         steps: Steps
         sampler: dict[Name, Text]
+        sampling_cpu_s: Seconds
         validation_loss: float
         validation_nll: float
         validation_nll_error: float

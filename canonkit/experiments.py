@@ -187,6 +187,11 @@ def stored(of: Experiment, folder: str | Path | None = None) -> list[dict[str, A
     return [found[key] for key in sorted((k for k in found if k[0] in order), key=lambda k: (order[k[0]], k[1]))]
 
 
+def keys(of: Experiment, folder: str | Path | None = None) -> set[tuple[str, int]]:
+    """Row and seed of what is stored."""
+    return {_key(r) for r in stored(of, folder)}
+
+
 def when_it_pays(folder: str | Path | None = None) -> dict[str, dict[str, dict[int | None, list[dict[str, Any]]]]]:
     """What is stored of "When does canonical form pay", by network, pose and size of the training set."""
     of = EXPERIMENTS["When does canonical form pay"]
@@ -305,13 +310,16 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
         return ablation_table(every, of.title, of.rows)
     if of.images:
         return _errors_table(of, found)
-    header = ["system", "seeds", *SHARES.values(), "novel %", "validation loss", "bound (nats)", "training (min)"]
+    header = ["system", "seeds", *SHARES.values(), "novel %", "validation loss", "bound (nats)"]
+    header += ["CPU s per molecule", "per stable one", "training (min)"]
     rows = []
     for name, runs in found.items():
         cells = [_spread([100 * r[k] for r in runs], 1) for k in SHARES]
         cells += [_spread([100 * r["novel"] for r in runs if r.get("novel") is not None], 1)]
         cells += [_spread([r["validation_loss"] for r in runs], 4)]
         cells += [_spread([r["validation_nll"] for r in runs if "validation_nll" in r], 1)]
+        times = [(r["sampling_cpu_s"] / r["molecules"], r["molecule_stable"]) for r in runs if "sampling_cpu_s" in r]
+        cells += [_spread([t for t, _ in times], 3), _spread([t / stable for t, stable in times if stable], 3)]
         rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
         rows[-1].append(_spread([r["seconds"] / 60 for r in runs], 0))
     notes = [
@@ -321,7 +329,7 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
     ]
     notes.append(
         "Mean ± standard deviation over seeds. Unique: of the valid; novel: of the unique. Bounds of different poses: "
-        "not comparable."
+        "not comparable. CPU seconds: of sampling, over all threads."
     )
     return Table(of.title, header, rows, notes, [origin(runs) for runs in found.values()])
 

@@ -8,6 +8,7 @@ each row states.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -91,7 +92,9 @@ def evaluate_run(
     far their statistics are from those of the test molecules, beside what as many training molecules show, under
     `distances_to_data`. `options` are the sampler's.
     """
+    start = time.process_time()
     samples = run.sample(count, steps, hydrogens=False, seed=seed, progress=progress, **options)
+    seconds = time.process_time() - start  # of all threads; other work on the machine does not count
     form, prepared = run.recipe.form, run.recipe.dataset(data, progress=progress)
     made = form.complete(samples)
     molecules = made.molecules
@@ -126,6 +129,8 @@ def evaluate_run(
     more = {"steps": run.model.process.evaluations(steps), "sampler": {k: str(v) for k, v in options.items()}} | {
         f"validation_{k}": v for k, v in losses.items()
     }
+    if run.model.size_counts.device.type == "cpu":
+        more["sampling_cpu_s"] = round(seconds, 3)
     return run.provenance() | scores | more
 
 

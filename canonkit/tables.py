@@ -51,7 +51,7 @@ class Table:
         """The table and its notes for a page of text."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         text = "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines)
-        return "\n\n".join([text, *self.notes])
+        return "\n\n".join([f"**{self.title}**", text, *self.notes])
 
 
 class Printed:

@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
 from canonkit import experiments, figures
+from canonkit.cli import app
 from canonkit.experiments import (
     EXPERIMENTS,
     POSES,
@@ -57,6 +59,7 @@ def test_a_row_has_one_evaluation_for_each_seed_and_says_where_it_is_from(made):
     assert all(r["seen"] == 16 and r["molecules"] == 16 for r in rows)
     assert rows == stored(TINY, folder)
     assert {"data", "hardware", "date", "protocol", "hydrogens"} <= rows[0].keys()
+    assert all(r["sampling_cpu_s"] > 0 for r in rows)
     (row, empty) = results_table(TINY, folder).rows
     assert row[:2] == ["GDM-heavy", "2"]
     assert "±" in row[2]
@@ -141,6 +144,16 @@ def test_three_networks_in_three_poses_train_on_the_first_so_many_molecules(tmp_
     assert [name for name, *_ in again.rows][-1] == "loss"
     (row,) = (r for r in stored(SMALL_PAYS, tmp_path) if (r["row"], r["seed"]) == ("Flow-EGNN-heavy-64", 1))
     assert again.measured["at"]["16"]["loss"] == row["at"]["16"]["loss"]
+
+
+def test_the_command_makes_what_is_missing_and_no_more(made, monkeypatch):
+    folder, _ = made
+    asked = []
+    monkeypatch.setitem(EXPERIMENTS, TINY.title, TINY)
+    monkeypatch.setattr(experiments, "rebuild", lambda of, row, folder, seeds, progress: asked.append((row, *seeds)))
+    done = CliRunner().invoke(app, ["results", TINY.title, "--rebuild", "missing", "--folder", str(folder)])
+    assert done.exit_code == 0
+    assert asked == [("DiT-heavy", 0), ("DiT-heavy", 1)]
 
 
 def test_the_figure_of_poses_draws_what_is_stored_and_names_what_is_not(monkeypatch):
