@@ -362,6 +362,31 @@ def evaluate(
     _print(result, "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items()), as_json)
 
 
+@app.command()
+def likelihood(
+    names: Annotated[list[str], typer.Argument(help="Trained weights or runs' folders, diffusions of molecules.")],
+    count: Annotated[int | None, typer.Option("-n", "--count", help="Test molecules, by default all.")] = None,
+    passes: Annotated[int, typer.Option(help="Draws of time, noise and rotation for each molecule.")] = 4,
+    seed: Seed = 0,
+    data: Data = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the rows into this .json.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bound the likelihood of the same test molecules, in canonical and in any pose, under several diffusions.
+
+    All are compared with the first one, molecule by molecule.
+    """
+    from canonkit.data.named import dataset
+    from canonkit.results import evaluate_likelihoods, likelihood_table, save_rows
+
+    _at_least_one(count=count, passes=passes)
+    found = dataset(data or "qm9", progress=not as_json)
+    rows = evaluate_likelihoods([_run(n) for n in names], found, count, passes, seed=seed, progress=not as_json)
+    if output:
+        save_rows(output, rows)
+    _print(rows, likelihood_table(rows), as_json)
+
+
 @app.command(name="list")
 def list_(as_json: Json = False) -> None:
     """What can be trained: every system with its data, process, network and canonicalizer."""

@@ -188,6 +188,15 @@ if TypeAdapter is not None:
         denoising_error: Weight
         low: Weight
         high: Weight
+        validation_images: Whole
+        validation_error: Weight
+        slice: float
+        slice_error: Weight
+        invariant: float
+        invariant_error: Weight
+        test_molecules: Whole
+        passes: Whole
+        width: Weight | None
         difference: float
         difference_low: float
         difference_high: float

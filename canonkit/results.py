@@ -29,8 +29,10 @@ from canonkit.metrics import (
     known_smiles,
     pose_statistics,
 )
+from canonkit.metrics.likelihood import likelihood, mean_error
 from canonkit.metrics.poses import PLANAR
 from canonkit.molecules import Molecules
+from canonkit.networks import EGNN
 from canonkit.recipes.run import Run
 from canonkit.tables import Table
 from canonkit.training import validate
@@ -193,14 +195,68 @@ def evaluate_denoising(
         gap = bootstrap(errors - theirs)
         result |= {"against": against.provenance(), "difference": gap.mean}
         result |= {"difference_low": gap.low, "difference_high": gap.high}
-    losses = validate(run.model, data.part("valid"))
+    valid = data.part("valid")
+    own = bootstrap(denoising_errors(run.model, valid, seed=seed, progress=progress))
+    result |= {"validation_images": len(valid), "validation_error": own.mean}
+    losses = validate(run.model, valid)
     return run.provenance() | result | {f"validation_{k}": v for k, v in losses.items()}
+
+
+def evaluate_likelihoods(
+    runs: Sequence[Run],
+    data: Dataset,
+    count: int | None = None,
+    passes: int = 4,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[dict]:
+    """`likelihood` of the same test molecules under each diffusion, and its difference from the first, in nats.
+
+    Of every bound the mean and its standard error over molecules; of a difference likewise, molecule by molecule.
+
+    Args:
+        runs: of diffusions of molecules.
+        data: with test molecules, and others on which the width of the draws is chosen.
+        count: the first so many test molecules; by default all.
+        passes: draws of time, noise and rotation for each molecule.
+        seed: of these draws.
+        progress: show a bar.
+
+    Raises:
+        ValueError: a model has no likelihood.
+    """
+    rows, first = [], None
+    for run in runs:
+        prepared = run.recipe.dataset(data, progress=progress)
+        few, test = prepared.part("valid")[:250], prepared.part("test")[:count]
+        equivariant = isinstance(run.model.network, EGNN)
+        found = likelihood(
+            run.model, test, choose_on=few, equivariant=equivariant, passes=passes, seed=seed, progress=progress
+        )
+        row = {"test_molecules": len(test), "test_data": data.sha256, "passes": passes}
+        row["width"] = None if equivariant else found.width
+        minus = None if first is None else found.each - first.each
+        for k, name in enumerate(("slice", "invariant")):
+            row[name], row[f"{name}_error"] = mean_error(found.each[k])
+            if minus is not None:
+                row[f"{name}_difference"], row[f"{name}_difference_error"] = mean_error(minus[k])
+        row["protocol"] = f"upper bounds of -log p in nats, noise seed {seed}; ± standard error over molecules"
+        rows.append(run.provenance() | row)
+        first = first or found
+    return rows
 
 
 def save_evaluation(path: str | Path, evaluation: dict) -> None:
     """Writes one evaluation as JSON with a hash of what it says, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(sealed(evaluation), indent=1) + "\n")
+
+
+def save_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Writes a file of measured results, each row with a hash of what it says, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps([sealed(r) for r in rows], indent=1) + "\n")
 
 
 def read_rows(path: Path, kind: str = "Evaluation", remedy: str = "") -> list[dict[str, Any]]:
@@ -234,6 +290,11 @@ def measured_steps() -> list[dict[str, Any]]:
 def measured_ablation() -> list[dict[str, Any]]:
     """`evaluate_ablation` of CanonFlow and the recipes it is made of step by step, with three seeds."""
     return _shipped("ablation-laptop")
+
+
+def measured_likelihoods() -> list[dict[str, Any]]:
+    """`evaluate_likelihoods` of the shipped diffusions of molecules on QM9."""
+    return _shipped("likelihoods")
 
 
 def _shipped(name: str) -> list[dict[str, Any]]:
@@ -381,6 +442,23 @@ def origin(runs: Sequence[dict[str, Any]]) -> str:
     text = f"{each('recipe')}, {each('scale')} scale, {seeds}, {each('step')} steps, {each('seen')} seen"
     data = ", ".join(sorted({r["data"][:12] for r in runs if "data" in r}))
     return f"{text}, data {data}, {each('hardware')}" + (f", {days}" if (days := each("date")) else "")
+
+
+def likelihood_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """What each model says of the same test molecules, from `evaluate_likelihoods`."""
+    first = rows[0]["recipe"]
+    header = ["system", "its own poses (nats)", "any pose (nats)", f"own, minus {first}'s", f"any, minus {first}'s"]
+    columns = ("slice", "invariant", "slice_difference", "invariant_difference")
+    cells = [[r["recipe"], *(f"{r[k]:.1f} ± {r[f'{k}_error']:.1f}" if k in r else "–" for k in columns)] for r in rows]
+    asked = {f"{r['test_molecules']:,} test molecules of {r['test_data'][:12]}, {r['passes']} passes" for r in rows}
+    seen = ", ".join(f"{r['recipe']} {r['seen']:,}" for r in rows)
+    notes = [
+        f"Smaller is better: {rows[0]['protocol']}; {'; '.join(sorted(asked))}. Its own poses: of molecules in the "
+        "poses that the model learned, canonical or as stored, which are different questions. Any pose: the same "
+        "molecules in all poses, one question. Differences: molecule by molecule, under the same noise.",
+        f"Molecules seen: {seen}.",
+    ]
+    return Table("Likelihood of test molecules", header, cells, notes, [origin([r]) for r in rows])
 
 
 def by_recipe(evaluations: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -26,7 +26,13 @@ def known(link):
     if link == "few":
         return {f"{100 * v['molecule_stable']:.1f}" for e in measured_steps() for v in e["at"].values()}
     names = {"published": "published Table 1", "pdigits": "published Table 2", "hydrogens": "all hydrogens"}
-    names |= {"steps": "ablation", "heavy": "Table 1", "released": "Table 2", "pays": "When does canonical form pay"}
+    names |= {
+        "steps": "ablation",
+        "heavy": "Table 1",
+        "released": "Table 2",
+        "pays": "When does canonical form pay",
+        "likelihood": "likelihoods",
+    }
     if link in names:
         return decimals(TABLES[names[link]]())
     return decimals({"digits": table2, "costs": lambda: describe_systems(measured_costs())}[link]())

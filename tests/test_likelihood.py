@@ -7,6 +7,7 @@ import canonkit as ck
 from canonkit.groups import haar_rotations
 from canonkit.metrics.likelihood import Near, importance_nll, likelihood, turned_back
 from canonkit.molecules import Molecules
+from canonkit.results import evaluate_likelihoods, likelihood_table, measured_likelihoods, read_rows, save_rows
 
 
 @pytest.mark.parametrize("width", [0.05, 0.5, 2.0])
@@ -73,3 +74,32 @@ def test_an_equivariant_network_needs_no_turns_and_others_pay_for_them(qm9):
     assert found.invariant == pytest.approx(found.slice, abs=4 * (found.slice_error + found.invariant_error))
     with pytest.raises(ValueError, match="has no likelihood"):
         likelihood(ck.recipe("CanonFlow").build(torch.ones(30)), x)
+
+
+def test_models_are_compared_on_the_same_molecules_and_noise(qm9, tmp_path):
+    """A model minus itself is nothing, in every molecule; what is printed is what `likelihood` gives."""
+    runs = [ck.load("GDM"), ck.load("GDM"), ck.load("inertial+GDM")]
+    gdm, again, inertial = evaluate_likelihoods(runs, qm9, 20, 1)
+    assert again["slice_difference"] == again["slice_difference_error"] == again["invariant_difference"] == 0
+    few, x = qm9.part("valid")[:250], qm9.part("test")[:20]
+    alone = likelihood(runs[2].model, x, choose_on=few, passes=1)
+    assert (inertial["slice"], inertial["invariant"]) == (alone.slice, alone.invariant)
+    assert inertial["slice_difference"] == pytest.approx(inertial["slice"] - gdm["slice"])
+    save_rows(tmp_path / "rows.json", [gdm, again, inertial])
+    table = likelihood_table(read_rows(tmp_path / "rows.json"))
+    assert table.rows[2][1] == f"{alone.slice:.1f} ± {alone.slice_error:.1f}"
+    assert table.rows[0][3] == "–"
+
+
+def test_what_was_measured_of_the_shipped_weights_is_in_the_kit():
+    """Every diffusion of QM9 as points, on all test molecules, each of them beside GDM."""
+    rows = measured_likelihoods()
+    assert [r["recipe"] for r in rows] == ["GDM", "inertial+GDM", "canon+GDM"]
+    for r in rows:
+        card = ck.load(r["recipe"]).card
+        assert (r["seen"], r["test_molecules"]) == (ck.load(r["recipe"]).seen, 13_083)
+        assert r["test_data"] == card["data"]["sha256"]
+        for name in ("slice", "invariant"):
+            if r is not rows[0]:
+                assert r[f"{name}_difference"] == pytest.approx(r[name] - rows[0][name])
+                assert r[f"{name}_difference_error"] < r[f"{name}_error"]

@@ -42,7 +42,9 @@ def test_a_row_of_the_page_tells_its_origin_under_the_mouse():
 
 
 def test_published_figures_are_as_printed():
-    assert {row[0]: tuple(row[1:]) for row in overview.published_molecules().rows} == PUBLISHED
+    rows = {row[0]: tuple(row[1:]) for row in overview.published_molecules().rows}
+    assert rows.pop("GDM-aug")[1:4] == ("71.6", "97.6", "90.4")
+    assert rows == PUBLISHED
 
 
 def test_a_block_of_a_page_is_replaced_by_the_table_and_the_rest_stays():

@@ -20,7 +20,7 @@ an equivariant network, such as EDM's, does not depend on R: q = Haar then gives
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -127,6 +127,7 @@ class Likelihood:
         width: s in radians that was chosen; infinite where the network is equivariant.
         molecules: how many.
         passes: draws of time, noise and rotation for each.
+        each: both bounds of every molecule, (2, molecules): to compare models on the same ones.
     """
 
     slice: float
@@ -136,6 +137,7 @@ class Likelihood:
     width: float
     molecules: int
     passes: int
+    each: Tensor = field(repr=False, compare=False)
 
 
 def likelihood(
@@ -197,7 +199,9 @@ def likelihood(
         own, all_poses = means(x, width, passes, bar)
     model.train(was_training)
 
-    def error(v: Tensor) -> float:
-        return float(v.std() / len(v) ** 0.5)
+    return Likelihood(*mean_error(own), *mean_error(all_poses), width, len(x), passes, torch.stack([own, all_poses]))
 
-    return Likelihood(float(own.mean()), error(own), float(all_poses.mean()), error(all_poses), width, len(x), passes)
+
+def mean_error(values: Tensor) -> tuple[float, float]:
+    """The mean of values (B,) and its standard error."""
+    return float(values.mean()), float(values.std() / len(values) ** 0.5)
