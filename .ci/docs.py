@@ -12,6 +12,7 @@ import canonkit as ck
 
 warnings.simplefilter("error", UserWarning)
 warnings.filterwarnings("ignore", "The module specification")  # a package names its modules, or does not
+warnings.filterwarnings("ignore", "Cannot determine where canonkit.described.Init")  # a dictionary made without a class
 for name in ck.__all__:
     setattr(ck, name, getattr(ck, name))  # names that are loaded at first use
 ck.__all__.append("figures")

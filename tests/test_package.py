@@ -239,3 +239,11 @@ def test_a_signal_before_training_begins_is_one_line(tmp_path, monkeypatch, caps
     assert done.value.code == 130
     assert capsys.readouterr().err == "canonkit: interrupted\n"
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_the_reference_is_made_without_a_warning(tmp_path):
+    command = [sys.executable, ROOT / ".ci/docs.py", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert (tmp_path / "canonkit/data/geom.html").exists()

@@ -11,8 +11,6 @@ that a conversion that was stopped goes on. Of each SMILES the 30 conformers of 
 by an unpickler that admits RDKit molecules, numbers, strings, lists and dicts, and nothing else.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pickle

@@ -1,9 +1,8 @@
 """Molecules of your own as a data set: from a file, or made in memory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -66,14 +65,14 @@ class OwnMolecules(Dataset):
         parts = shuffled.split([len(different) - 2 * tenth, tenth, tenth])
         return {k: torch.isin(keys, v).nonzero()[:, 0] for k, v in zip(("train", "valid", "test"), parts, strict=True)}
 
-    def with_graphs(self, *, progress: bool = False) -> OwnMolecules:
+    def with_graphs(self, *, progress: bool = False) -> Self:
         """With bonds and charges; where they are not given, RDKit perceives them, and what it refuses is left out."""
         if self.molecules.bonds is not None and self.molecules.charges is not None:
             return self
         found, smiles = perceive_bonds(self.molecules, progress=progress)
         return replace(self, molecules=found[torch.tensor([s is not None for s in smiles])])
 
-    def without_hydrogens(self, *, progress: bool = False) -> OwnMolecules:
+    def without_hydrogens(self, *, progress: bool = False) -> Self:
         graphs = self if self.heavy else self.with_graphs(progress=progress)
         return graphs if self.heavy else replace(graphs, molecules=without_hydrogens(graphs.molecules), heavy=True)
 
