@@ -15,6 +15,7 @@ from torch import Tensor
 from canonkit.model import OrbitModel
 
 BATCH = 250  # part of the protocol: noise is drawn batch by batch
+AT_ONCE = 50  # with more the largest tensors pass 32 MB, and glibc would fetch their memory anew each time
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ def denoising_errors(model: OrbitModel, images: Tensor, *, seed: int = 0, progre
     with tqdm(total=len(images), desc="denoising", unit="image", disable=not progress, leave=False) as bar:
         for x in images.split(BATCH):
             draw = process.draw(x, generator)
-            errors.append(process.squared_error(model.network, model.canonicalizer(x.to(device)).x, draw).cpu())
+            for rows in torch.arange(len(x)).split(AT_ONCE):
+                c = model.canonicalizer(x[rows].to(device)).x
+                errors.append(process.squared_error(model.network, c, draw[rows]).cpu())
             bar.update(len(x))
     model.train(was_training)
     return torch.cat(errors)
