@@ -29,8 +29,10 @@ from canonkit.results import (
     evaluate_run,
     origin,
     read_rows,
+    row_name,
     save_evaluation,
     save_rows,
+    spread,
 )
 from canonkit.tables import Table
 from canonkit.trainer import train_recipe
@@ -294,10 +296,10 @@ def reproduce(
     compared = []
     for key, value in _numbers(of, measured).items():
         values = [r[key] for r in numbers]
-        mean, spread = fmean(values), stdev(values)
+        mean, deviation = fmean(values), stdev(values)
         chance = 0.0 if key.endswith(("loss", "error")) else mean * (1 - mean) / count
-        error = sqrt(spread**2 * (1 + 1 / len(values)) + chance)
-        compared.append((key.replace("_", " "), mean, spread, value, error))
+        error = sqrt(deviation**2 * (1 + 1 / len(values)) + chance)
+        compared.append((key.replace("_", " "), mean, deviation, value, error))
     seen = row_of[0]["seen"]
     return Agreement(measured, compared, measured["seen"] >= seen, seen)
 
@@ -314,14 +316,14 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
     header += ["CPU s per molecule", "per stable one", "training (min)"]
     rows = []
     for name, runs in found.items():
-        cells = [_spread([100 * r[k] for r in runs], 1) for k in SHARES]
-        cells += [_spread([100 * r["novel"] for r in runs if r.get("novel") is not None], 1)]
-        cells += [_spread([r["validation_loss"] for r in runs], 4)]
-        cells += [_spread([r["validation_nll"] for r in runs if "validation_nll" in r], 1)]
+        cells = [spread([100 * r[k] for r in runs], 1) for k in SHARES]
+        cells += [spread([100 * r["novel"] for r in runs if r.get("novel") is not None], 1)]
+        cells += [spread([r["validation_loss"] for r in runs], 4)]
+        cells += [spread([r["validation_nll"] for r in runs if "validation_nll" in r], 1)]
         times = [(r["sampling_cpu_s"] / r["molecules"], r["molecule_stable"]) for r in runs if "sampling_cpu_s" in r]
-        cells += [_spread([t for t, _ in times], 3), _spread([t / stable for t, stable in times if stable], 3)]
+        cells += [spread([t for t, _ in times], 3), spread([t / stable for t, stable in times if stable], 3)]
         rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
-        rows[-1].append(_spread([r["seconds"] / 60 for r in runs], 0))
+        rows[-1].append(spread([r["seconds"] / 60 for r in runs], 0))
     notes = [
         f"{of.samples:,} samples for each seed at {e['steps']} evaluations, {e['seen']:,} molecules seen, trained on "
         f"{e['data'][:12]}, {e['hardware']}."
@@ -341,9 +343,9 @@ def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Tab
             name,
             PUBLISHED_ROTMNIST.get(name, "–"),
             str(len(runs)),
-            _spread([r["denoising_error"] for r in runs], 4) if runs else "not measured",
-            _spread([r["validation_error"] for r in runs if "validation_error" in r], 4),
-            _spread([r["seconds"] / 60 for r in runs], 0),
+            spread([r["denoising_error"] for r in runs], 4) if runs else "not measured",
+            spread([r["validation_error"] for r in runs if "validation_error" in r], 4),
+            spread([r["seconds"] / 60 for r in runs], 0),
         ]
         for name, runs in found.items()
     ]
@@ -357,13 +359,6 @@ def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Tab
         for e in {(r["seen"], r["hardware"], r["test_data"]): r for r in every}.values()
     ]
     return Table(of.title, header, rows, notes, [origin(runs) for runs in found.values()])
-
-
-def _spread(values: list[float], digits: int) -> str:
-    if not values:
-        return "–"
-    mean = f"{fmean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {stdev(values):.{digits}f}"
 
 
 def _trained(of: Experiment, name: str, seed: int, out: Path, minutes: float | None, progress: bool) -> Run:
@@ -388,8 +383,8 @@ def _measured(of: Experiment, name: str, run: Run, progress: bool) -> dict[str, 
 
 
 def _key(r: dict[str, Any]) -> tuple[str, int]:
-    """Row and seed of an evaluation; where it does not say its row, that is its recipe."""
-    return r.get("row", r["recipe"]), r["seed"]
+    """Row and seed of an evaluation."""
+    return row_name(r), r["seed"]
 
 
 def _numbers(of: Experiment, r: dict[str, Any]) -> dict[str, float]:

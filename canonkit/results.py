@@ -196,8 +196,8 @@ def evaluate_denoising(
         result |= {"against": against.provenance(), "difference": gap.mean}
         result |= {"difference_low": gap.low, "difference_high": gap.high}
     valid = data.part("valid")
-    own = bootstrap(denoising_errors(run.model, valid, seed=seed, progress=progress))
-    result |= {"validation_images": len(valid), "validation_error": own.mean}
+    own = denoising_errors(run.model, valid, seed=seed, progress=progress)
+    result |= {"validation_images": len(valid), "validation_error": float(own.double().mean())}
     losses = validate(run.model, valid)
     return run.provenance() | result | {f"validation_{k}": v for k, v in losses.items()}
 
@@ -462,15 +462,24 @@ def likelihood_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def by_recipe(evaluations: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Evaluations of several seeds, in lists by row, which is the recipe where they do not say another."""
+    """Evaluations of several seeds, in lists by row."""
     found: dict[str, list[dict[str, Any]]] = {}
     for e in evaluations:
-        found.setdefault(e.get("row", e["recipe"]), []).append(e)
+        found.setdefault(row_name(e), []).append(e)
     return found
 
 
+def row_name(e: dict[str, Any]) -> str:
+    """The row of an evaluation; where it does not say its row, that is its recipe."""
+    return e.get("row", e["recipe"])
+
+
 def _spread(runs: list[dict[str, Any]], budget: str, key: str, unit: float, digits: int) -> str:
-    values = [unit * v for e in runs if (v := e["at"][budget].get(key)) is not None]
+    return spread([unit * v for e in runs if (v := e["at"][budget].get(key)) is not None], digits)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation; a single value alone, and a dash for none."""
     if not values:
         return "–"
     mean = f"{fmean(values):.{digits}f}"
