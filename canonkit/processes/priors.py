@@ -4,8 +4,8 @@ r"""Where a flow begins: distributions of noise positions x_0, (B, N, 3), centre
     AlignedPrior    x_0i ~ N(mu_{n r}, sd_{n r}^2) for the atom of rank r in a molecule of n atoms
 
 The aligned prior is fitted to molecules in canonical pose and order, where rank r has its place: noise then lies near
-data, and the flow's way is short. Moments are smoothed over neighbouring n and over relative ranks (r + 1/2) / n, and
-sd is at least 0.3 Å. That aligned priors help is canonical diffusion's claim; this form is ours.
+data, and the flow's way is short. Moments are smoothed over neighbouring n and over relative ranks (r + 1/2) / n; a
+number of atoms that no molecule has takes those of the nearest numbers that are there. sd is at least 0.3 Å. That aligned priors help is canonical diffusion's claim; this form is ours.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class AlignedPrior(nn.Module):
         first, second, weight = moments[0][there], moments[1][there], counts[n.long()]
         for atoms in range(1, L + 1):
             target = (torch.arange(atoms, device=x.device) + 0.5) / atoms
-            near = torch.exp(-0.5 * ((n - atoms) / SMOOTH_ATOMS) ** 2) * torch.exp(
+            apart = (n - atoms) ** 2
+            near = torch.exp(-0.5 * (apart - apart[weight > 0].min()) / SMOOTH_ATOMS**2) * torch.exp(
                 -0.5 * ((target[:, None] - place) * atoms / SMOOTH_RANKS) ** 2
             )  # (atoms, M)
             total = (near @ weight)[:, None].clamp(min=1e-12)
