@@ -175,8 +175,14 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(qm9):
     assert not adamw & muon
     assert adamw | muon == {id(p) for p in model.parameters()}
     assert muon == {id(p) for p in model.network.blocks.parameters() if p.ndim == 2}
-    with pytest.raises(ValueError, match="GNN has no blocks for Muon"):
-        State(small_model(qm9), recipe("GDM", muon_lr=2e-3).settings)
+    graph = small_model(qm9)
+    muon = State(graph, recipe("GDM", muon_lr=2e-3).settings).optimizers["muon"].param_groups[0]["params"]
+    # Attention has one row: nothing to make orthogonal.
+    assert {tuple(p.shape) for p in muon} == {
+        tuple(p.shape) for p in graph.network.layers.parameters() if min(p.shape) > 1 and p.ndim == 2
+    }
+    with pytest.raises(ValueError, match="UNet has no blocks for Muon"):
+        State(recipe("UNet").build(torch.ones(2, dtype=torch.long)), recipe("UNet", muon_lr=2e-3).settings)
 
 
 @pytest.mark.slow

@@ -46,10 +46,14 @@ def parameter_groups(optimizers: dict[str, torch.optim.Optimizer]) -> list[dict]
 
 
 def _block_matrices(network: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The weight matrices of a network's blocks: what Muon, which makes updates orthogonal, is for."""
+    """The weight matrices of a network's blocks or layers: what Muon, which makes updates orthogonal, is for."""
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"muon_lr needs torch 2.9 or newer, this is {torch.__version__}: leave it None")
-    found = [p for name, p in network.named_parameters() if "blocks." in name and p.ndim == 2 and p.requires_grad]
+    found = [
+        p
+        for name, p in network.named_parameters()
+        if ("blocks." in name or "layers." in name) and p.ndim == 2 and min(p.shape) > 1 and p.requires_grad
+    ]
     if not found:
         raise ValueError(f"{type(network).__name__} has no blocks for Muon: leave muon_lr None")
     return found
