@@ -5,7 +5,8 @@ r"""Where a flow begins: distributions of noise positions x_0, (B, N, 3), centre
 
 The aligned prior is fitted to molecules in canonical pose and order, where rank r has its place: noise then lies near
 data, and the flow's way is short. Moments are smoothed over neighbouring n and over relative ranks (r + 1/2) / n; a
-number of atoms that no molecule has takes those of the nearest numbers that are there. sd is at least 0.3 Å. That aligned priors help is canonical diffusion's claim; this form is ours.
+number of atoms that no molecule has takes those of the nearest numbers that are there. sd is at least 0.3 Å. That
+aligned priors help is canonical diffusion's claim; this form is ours.
 """
 
 from __future__ import annotations
