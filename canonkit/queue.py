@@ -8,7 +8,7 @@ A queue is a TOML file:
     [[run]]
     recipe = "canon+GDM"
     minutes = 120          # or steps = 4000
-    scale = "laptop"       # optional, like seed = 0, name, init = NAME|DIR and set = { lr = 1e-3 }
+    scale = "laptop"       # optional, like seed = 0, name, data = WORD|FILE, init = NAME|DIR and set = { lr = 1e-3 }
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Job:
     seed: int = 0
     minutes: float | None = None
     steps: int | None = None
+    data: str | None = None
     init: str | None = None
     settings: dict = field(default_factory=dict)
 
@@ -62,7 +63,7 @@ class Job:
             "--json",
         ]
         options = {"scale": self.scale, "seed": self.seed, "minutes": self.minutes, "steps": self.steps}
-        options |= {"init": self.init, "threads": threads}
+        options |= {"data": self.data, "init": self.init, "threads": threads}
         for name, value in options.items():
             words += [f"--{name}", str(value)] if value is not None else []
         for name, value in self.settings.items():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,6 +107,16 @@ def test_a_bad_queue_is_refused(tmp_path, text, message):
 
 
 @pytest.mark.slow
+def test_a_run_of_a_queue_has_data_of_its_own(tmp_path):
+    file = tmp_path / "queue.toml"
+    file.write_text('[[run]]\nrecipe = "CanonFlow"\ndata = "mine.sdf"\nsteps = 3\n')
+    (job,), _ = read_queue(file)
+    words = job.command(threads=1)
+    assert words[words.index("--data") + 1] == "mine.sdf"
+    drugs, _ = read_queue(Path(__file__).parents[1] / "queues" / "drugs.toml")
+    assert {job.data for job in drugs} == {"ccd-heavy"}
+
+
 def test_a_failing_run_is_named_and_the_others_are_trained(tmp_path):
     path = tmp_path / "queue.toml"
     path.write_text(
