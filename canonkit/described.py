@@ -258,7 +258,7 @@ if TypeAdapter is not None:
         seed: NotRequired[Seed]
         minutes: NotRequired[Annotated[float, Field(gt=0, le=1e9)]]
         steps: NotRequired[Annotated[int, Field(ge=1, le=10**9)]]
-        data: NotRequired[Text]
+        data: NotRequired[Name]
         init: NotRequired[Name]
         name: NotRequired[Inside]
         set: NotRequired[Settings]

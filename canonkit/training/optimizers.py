@@ -46,7 +46,10 @@ def parameter_groups(optimizers: dict[str, torch.optim.Optimizer]) -> list[dict]
 
 
 def _block_matrices(network: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The weight matrices of a network's blocks or layers: what Muon, which makes updates orthogonal, is for."""
+    """The weight matrices of a network's blocks or layers: what Muon, which makes updates orthogonal, is for.
+
+    Matrices of one row, as of attention in graph networks, are AdamW's.
+    """
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"muon_lr needs torch 2.9 or newer, this is {torch.__version__}: leave it None")
     found = [
