@@ -270,6 +270,9 @@ def sample(
     choice_temperature: Annotated[
         float | None, typer.Option(help="Flow: 0.5 keeps the most likely draws first, inf keeps them in random order.")
     ] = None,
+    remask: Annotated[
+        float | None, typer.Option(help="Flow: how much of the kinds and bonds is drawn anew on the way; 0 is nothing.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Generate molecules or images.
@@ -287,6 +290,7 @@ def sample(
         "heun": heun or None,
         "temperature": temperature,
         "choice_temperature": choice_temperature,
+        "remask": remask,
     }
     options = {k: v for k, v in given.items() if v is not None}
     known = inspect.signature(run.model.process.sample).parameters

@@ -16,12 +16,16 @@ import torch
 
 import canonkit as ck
 from canonkit import files
-from canonkit.data.packed import unpack
+from canonkit.chemistry.bonds import perceive_bonds
+from canonkit.chemistry.hydrogens import without_hydrogens
+from canonkit.data.own import OwnMolecules
+from canonkit.data.packed import pack, unpack
 from canonkit.data.rotmnist import _gunzip
 from canonkit.data.stored import load_stored, store
 from canonkit.files import cache_folder, replacing, settled
 from canonkit.metrics import known_smiles
 from canonkit.molecules import Molecules
+from canonkit.recipes.names import recipe
 from canonkit.tables import Table
 from canonkit.training.checkpoint import read_checkpoint
 
@@ -200,6 +204,17 @@ def test_a_packed_file_is_checked(tmp_path):
     ):
         with pytest.raises(ValueError, match=r"a\.npz does not fit together"):
             unpack(npz(tmp_path / "a.npz", **arrays | change))
+
+
+def test_packed_heavy_atoms_are_what_systems_without_hydrogens_train_on(tmp_path, sample):
+    heavy = OwnMolecules(without_hydrogens(perceive_bonds(sample[:60])[0]), heavy=True)
+    packed = unpack(pack(heavy, tmp_path / "a.packed.npz"))
+    for name in ("GDM-heavy", "Flow-heavy"):
+        prepared = recipe(name).prepare(packed)
+        assert (prepared.train.numbers[prepared.train.mask] > 1).all()
+        assert len(prepared.train) == len(heavy.part("train"))
+    with pytest.raises(ValueError, match="has no hydrogens to leave out"):
+        unpack(pack(OwnMolecules(sample[:60]), tmp_path / "b.packed.npz")).without_hydrogens()
 
 
 def test_one_long_molecule_among_many_short_ones_does_not_fill_the_memory(tmp_path):

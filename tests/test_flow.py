@@ -153,6 +153,26 @@ def test_at_time_t_a_share_t_of_the_atoms_is_known_and_the_surest_come_first(cho
     assert low < float(known[1][:, sure].float().mean()) < high
 
 
+def test_remasking_keeps_the_share_and_mends_what_early_steps_got_wrong():
+    process, sizes, wrong = FlowMatching(SPACE, Gaussian()), torch.tensor([20] * 200), {}
+    for remask in (0.0, 0.7):
+        seen = []
+
+        def network(z, t, mask, seen=seen):  # it finds the right type, 1, from t = 1/2 on
+            seen.append(z[..., 8] == 0)
+            out = torch.zeros_like(z)
+            out[..., 3 + int(t[0] >= 0.5)] = 50.0
+            return out
+
+        made = process.sample(network, sizes, 8, torch.Generator().manual_seed(0), power=1.0, remask=remask)
+        known = torch.stack(seen)  # (8, B, 20)
+        assert known.sum(-1).eq((torch.arange(8) * 2.5).round()[:, None]).all()
+        assert bool((known[1:] | ~known[:-1]).all()) == (remask == 0)  # whether what is known stays known
+        wrong[remask] = float((made.types != 1).float().mean())
+    assert wrong[0.0] == pytest.approx(0.5)
+    assert 0 < wrong[0.7] < 0.3
+
+
 def test_in_an_order_left_to_chance_types_follow_the_network_s_probabilities():
     process, p = FlowMatching(SPACE, Gaussian()), torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0])
     network, found = saying(p.clamp(min=1e-9).log()), {}
@@ -174,6 +194,9 @@ def test_samples_repeat_with_a_seed_and_bad_steps_are_refused():
     for option in ("power", "temperature", "choice_temperature"):
         with pytest.raises(ValueError, match=f"{option} 0 is not above 0"):
             model.sample(1, 2, **{option: 0})
+    for remask in (-0.1, 1, float("nan")):
+        with pytest.raises(ValueError, match=f"remask {remask} is not a share"):
+            model.sample(1, 2, remask=remask)
 
 
 # -- molecular graphs -------------------------------------------------------------------------------------------------
@@ -216,7 +239,7 @@ def test_a_graph_becomes_kinds_and_back(graphs):
         GRAPHS.encode(graphs.with_(charges=2 * graphs.mask))
 
 
-@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("steps", [1, 7, 50])  # at 50 kinds and bonds are masked again
 def test_a_network_that_knows_the_graph_gives_it_and_has_no_loss(graphs, steps):
     process = FlowMatching(GRAPHS, Gaussian())
     made = process.sample(knowing(graphs), graphs.sizes, steps, torch.Generator().manual_seed(0))

@@ -33,6 +33,9 @@ class Packed(Dataset):
             raise ValueError("the file has no bonds: make it with `canonkit data qm9 --bonds --file FILE`")
         return self
 
+    def without_hydrogens(self, *, progress: bool = False) -> Packed:
+        return self if self.form.heavy else super().without_hydrogens(progress=progress)  # pyright: ignore
+
 
 def pack(data: Dataset, path: str | Path) -> Path:
     """Writes the training and 1,024 validation molecules as one .npz file, with bonds and charges where they are."""
