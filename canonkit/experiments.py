@@ -336,7 +336,7 @@ def results_table(of: Experiment, folder: str | Path | None = None) -> Table:
         times = [(r["sampling_cpu_s"] / r["molecules"], r["molecule_stable"]) for r in runs if "sampling_cpu_s" in r]
         cells += [spread([t for t, _ in times], 3), spread([t / stable for t, stable in times if stable], 3)]
         rows.append([name, str(len(runs)), *(cells if runs else ["not measured", *cells[1:]])])
-        rows[-1].append(spread([r["seconds"] / 60 for r in runs], 0))
+        rows[-1].append(spread([r["seconds"] / 60 for r in runs], 1))
     notes = [
         f"{of.samples:,} samples for each seed at {e['steps']} evaluations, {e['seen']:,} molecules seen, trained on "
         f"{e['data'][:12]}, {e['hardware']}."
@@ -358,7 +358,7 @@ def _errors_table(of: Experiment, found: dict[str, list[dict[str, Any]]]) -> Tab
             str(len(runs)),
             spread([r["denoising_error"] for r in runs], 4) if runs else "not measured",
             spread([r["validation_error"] for r in runs if "validation_error" in r], 4),
-            spread([r["seconds"] / 60 for r in runs], 0),
+            spread([r["seconds"] / 60 for r in runs], 1),
         ]
         for name, runs in found.items()
     ]
