@@ -130,7 +130,11 @@ if TypeAdapter is not None:
         minutes: Annotated[float, Field(ge=0, le=1e9)] | None
 
     # The functional form, for `from` is a word of Python's.
-    Init = exact(TypedDict("Init", {"from": Text, "step": Whole, "seen": Whole, "seconds": Seconds}))
+    Init = exact(
+        TypedDict(
+            "Init", {"from": Text, "step": Whole, "seen": Whole, "seconds": Seconds, "hardware": NotRequired[Name]}
+        )
+    )
 
     @open_
     class Started(TypedDict, total=False):

@@ -73,4 +73,5 @@ def _start_from(start: Run, model: OrbitModel, source: str) -> dict:
             f"--init {source}: {start.recipe.name} at {start.recipe.scale} scale is another model: start from the same "
             "recipe and scale"
         ) from error
-    return {"from": source, "step": start.step, "seen": start.seen, "seconds": round(start.training_seconds, 1)}
+    about = start.provenance()
+    return {"from": source, **{key: about[key] for key in ("step", "seen", "seconds", "hardware")}}

@@ -1,5 +1,7 @@
 """Data of one's own: a word is enough, conformers stay together, and what was trained on it opens again."""
 
+import json
+
 import pytest
 import torch
 from rdkit import Chem
@@ -12,6 +14,7 @@ from canonkit.groups import haar_rotations, random_permutations
 from canonkit.metrics import evaluate_drugs, known_smiles
 from canonkit.releases import release
 from canonkit.results import OF_DRUGS, evaluate_any
+from canonkit.training.folder import write_card
 
 DRUGS = (
     "CS(=O)(=O)Nc1ccccc1", "CCOc1ccc(Cl)cc1", "CC(=O)Nc1ccc(O)cc1", "CN1CCC(Br)CC1", "O=C(O)c1cccs1", "CP(=O)(O)OC",
@@ -137,6 +140,11 @@ def test_weights_that_know_more_elements_and_longer_molecules_are_a_start_for_yo
     assert new["size_counts"].equal(torch.bincount(sizes, minlength=len(old["size_counts"])).float())
     assert set(run.model.sample_sizes(100).tolist()) <= set(sizes.tolist())
     assert run.seen == learned.seen + 16
+    assert run.provenance()["hardware"] == run.card["hardware"] == run.card["init"]["hardware"]
+    card = json.loads((tmp_path / "mine" / "run.json").read_text())
+    card["init"]["hardware"] = "a GPU"  # as if the weights came from another machine
+    write_card(tmp_path / "mine" / "run.json", card)
+    assert ck.load_run(tmp_path / "mine").provenance()["hardware"] == f"a GPU, then {card['hardware']}"
     again = {"data": data, "init": str(learned.folder), "resume": True} | options | {"steps": 2}
     assert ck.train("CanonFlow-heavy", tmp_path / "mine", **again).step == 2
 

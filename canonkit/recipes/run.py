@@ -55,6 +55,7 @@ class Run:
 
     def provenance(self) -> dict[str, Any]:
         """What a table must say beside a number got from this run."""
+        machines = [self.card.get("init", {}).get("hardware"), self.card.get("hardware", "?")]
         return {
             "recipe": self.recipe.name,
             "scale": self.recipe.scale,
@@ -63,7 +64,7 @@ class Run:
             "seen": self.seen,
             "seconds": round(self.training_seconds, 1),
             "data": self.card.get("data", {}).get("sha256", self.recipe.data),
-            "hardware": self.card.get("hardware", "?"),
+            "hardware": ", then ".join(dict.fromkeys(machine for machine in machines if machine)),
         }
 
     @overload

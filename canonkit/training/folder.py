@@ -67,13 +67,15 @@ def claimed(out: Path, about: dict, budget: dict, resume: bool, machine: str) ->
 def _differences(card: dict, about: dict) -> list[str]:
     """What is not as the card says, by name; how training is measured may change.
 
-    A setting that came after a run was begun was at its default, None.
+    A setting that came after a run was begun was at its default, None. Cards of earlier versions do not say on what
+    machine the weights were trained that a run began with.
     """
     found = []
     for key, value in about.items():
         old, new = (x if isinstance(x, dict) else {"": x} for x in (card.get(key), value))
         for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name) and not (key == "settings" and name in MEASURED):
+            free = (key == "settings" and name in MEASURED) or (key, name) == ("init", "hardware")
+            if old.get(name) != new.get(name) and not free:
                 found.append(f"{f'{key} {name}'.strip()} = {old.get(name)}, not {new.get(name)}")
     return found
 
