@@ -92,9 +92,9 @@ def test_models_are_compared_on_the_same_molecules_and_noise(qm9, tmp_path):
 
 
 def test_what_was_measured_of_the_shipped_weights_is_in_the_kit():
-    """Every diffusion of QM9 as points, on all test molecules, each of them beside GDM."""
+    """The diffusions by graph networks of one table, on all test molecules, each of them beside GDM."""
     rows = measured_likelihoods()
-    assert [r["recipe"] for r in rows] == ["GDM", "inertial+GDM", "canon+GDM"]
+    assert [r["recipe"] for r in rows] == ["GDM", "EDM", "inertial+GDM", "canon+GDM"]
     for r in rows:
         card = ck.load(r["recipe"]).card
         assert (r["seen"], r["test_molecules"]) == (ck.load(r["recipe"]).seen, 13_083)
