@@ -293,7 +293,7 @@ def measured_ablation() -> list[dict[str, Any]]:
 
 
 def measured_likelihoods() -> list[dict[str, Any]]:
-    """`evaluate_likelihoods` of the shipped diffusions of molecules on QM9."""
+    """`evaluate_likelihoods` of shipped diffusions of QM9 by graph networks."""
     return _shipped("likelihoods")
 
 
