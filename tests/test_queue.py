@@ -106,7 +106,6 @@ def test_a_bad_queue_is_refused(tmp_path, text, message):
         read_queue(tmp_path / "queue.toml")
 
 
-@pytest.mark.slow
 def test_a_run_of_a_queue_has_data_of_its_own(tmp_path):
     file = tmp_path / "queue.toml"
     file.write_text('[[run]]\nrecipe = "CanonFlow"\ndata = "mine.sdf"\nsteps = 3\n')
@@ -117,6 +116,7 @@ def test_a_run_of_a_queue_has_data_of_its_own(tmp_path):
     assert {job.data for job in drugs} == {"ccd-heavy"}
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_named_and_the_others_are_trained(tmp_path):
     path = tmp_path / "queue.toml"
     path.write_text(

@@ -33,8 +33,8 @@ class Packed(Dataset):
             raise ValueError("the file has no bonds: make it with `canonkit data qm9 --bonds --file FILE`")
         return self
 
-    def without_hydrogens(self, *, progress: bool = False) -> Packed:
-        return self if self.form.heavy else super().without_hydrogens(progress=progress)  # pyright: ignore
+    def without_hydrogens(self, *, progress: bool = False) -> Dataset:
+        return self if self.form.heavy else super().without_hydrogens(progress=progress)
 
 
 def pack(data: Dataset, path: str | Path) -> Path:

@@ -443,10 +443,16 @@ def unmask(
     gumbel = -(-of_order[hidden][:, None].log()).log()
     score = p.gather(1, drawn).log() / choice_temperature + (1 - share) * gumbel
     scores = score.new_full(tokens.shape, -torch.inf).masked_scatter(hidden, score)
-    most, where = scores.flatten(1).topk(int(more.max()), sorted=True)
-    rank = torch.arange(most.shape[1], device=most.device)
-    kept = torch.zeros_like(hidden.flatten(1)).scatter_(1, where, rank < more[:, None]).view_as(hidden) & hidden
+    kept = _largest(scores, more) & hidden
     return torch.where(kept, tokens.masked_scatter(hidden, drawn), tokens)
+
+
+def _largest(scores: Tensor, count: Tensor) -> Tensor:
+    """Where, in every molecule, the `count` (B,) largest of the scores (B, ...) are."""
+    most, where = scores.flatten(1).topk(max(0, int(count.max())), sorted=True)
+    rank = torch.arange(most.shape[1], device=most.device)
+    found = torch.zeros_like(scores.flatten(1), dtype=torch.bool)
+    return found.scatter_(1, where, rank < count[:, None]).view_as(scores)
 
 
 def renew(
@@ -472,8 +478,7 @@ def mask_again(tokens: Tensor, masked: int, places: Tensor, share: float, genera
     known = places & (tokens != masked)
     inner = tuple(range(1, tokens.ndim))
     fewer = known.sum(inner) - (share * places.sum(inner)).round()
-    rank = by_chance.masked_fill(~known, torch.inf).flatten(1).argsort(1).argsort(1)
-    return tokens.masked_fill((rank < fewer[:, None]).view_as(known) & known, masked)
+    return tokens.masked_fill(_largest((-by_chance).masked_fill(~known, -torch.inf), fewer) & known, masked)
 
 
 def transport(start: Tensor, end: Tensor, sizes: Tensor) -> Tensor:
