@@ -21,9 +21,21 @@ from canonkit.data.qm9 import FORM, LONGEST
 from canonkit.randomness import seeded
 from canonkit.recipes.names import SYSTEMS, recipe
 from canonkit.recipes.recipe import Recipe
-from canonkit.training import Prepared, Settings, State, checkpoint, one_step, read_card, read_log, train, validate
+from canonkit.training import (
+    Prepared,
+    Settings,
+    State,
+    checkpoint,
+    machine,
+    one_step,
+    read_card,
+    read_log,
+    train,
+    validate,
+)
 from canonkit.training.checkpoint import read_checkpoint, write_checkpoint
 from canonkit.training.loop import Cost, Streams, _announce, part
+from canonkit.training.machine import fast_dtype
 from canonkit.training.step import clip
 
 SMALL = Settings(
@@ -549,3 +561,15 @@ def test_training_says_beforehand_what_the_published_budget_would_take(capsys):
         said = capsys.readouterr().out
         assert "1 minutes to go, to about step 120 " in said
         assert ("4,689,000 steps, as published, would take 651 hours here" in said) == (published is not None)
+
+
+@pytest.mark.parametrize(
+    ("amx", "vendor", "faster"),
+    [(False, "GenuineIntel", False), (True, "GenuineIntel", True), (False, "AuthenticAMD", True), (False, None, False)],
+)
+def test_bfloat16_is_taken_where_the_processor_is_faster_with_it(monkeypatch, amx, vendor, faster):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(machine, "_cpu", lambda entry: vendor)
+    assert fast_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if faster else None)
+    assert fast_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16

@@ -27,7 +27,7 @@ class Settings:
         distance_weight: of flow's loss of distances between near atoms.
         correction: largest standard deviation, in Å, of what flow pushes atoms by in training; 0 for none.
         unrolled: whether a flow trains on steps of its own, for few steps in sampling.
-        precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is native).
+        precision: of what is per pair of atoms: "float32", "bfloat16", or "auto" (bfloat16 where it is faster).
         seed: of initial weights, order and noise.
         log_every, validate_every, sample_every: in steps, and when the budget is spent; 0 for never.
         samples, sample_steps: how many are generated to be measured, and network evaluations for each.
