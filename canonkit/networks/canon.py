@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import one_hot, silu
 
 from canonkit.networks.dit import FAINTEST, TIME_WIDTH, Block, modulate
 from canonkit.networks.egnn import squared_distances
@@ -24,7 +24,7 @@ from canonkit.networks.time import time_features
 
 DISTANCES, FARTHEST = 24, 8.0  # Gaussians and the last one's centre in Å
 ORDER = 16  # sinusoids of the relative rank
-AT_ONCE = 10_000  # pairs that an evaluation works on at a time on a CPU, near enough to its cache
+AT_ONCE = 40_000  # pairs that an evaluation works on at a time on a CPU: with fewer, weights are read too often
 ORDER_GAIN = 0.3  # mild: neighbours in rank need not be neighbours in the molecule
 
 
@@ -67,7 +67,8 @@ class CanonBlock(Block):
         B, H, N, D = q.shape
         # One row of memory per head: what is added to the scores must lie as they do.
         bias = (self.bias.weight.expand(B, -1, -1) @ p.flatten(1, 2).mT).view(B * H, N, N)
-        scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=D**-0.5).view(B, H, N, N)
+        add = torch.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
+        scores = add(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=D**-0.5).view(B, H, N, N)
         if keys is not None:
             scores = scores.masked_fill(~keys, -torch.inf)
         a = scores.softmax(-1).to(v.dtype)  # (B, H, N, N)
@@ -151,11 +152,10 @@ class Canon(nn.Module):
             with torch.autocast(z.device.type, enabled=False):
                 phi = gaussians(*seen)
             hidden = _linear(phi, torch.cat(weights, 1), hidden)
-        fixed = not torch.is_grad_enabled()
         if bonds is not None:
-            known = self.bond_input(bonds)
-            hidden = hidden.add_(known) if fixed else hidden + known
-        return self.pairs(silu(hidden, inplace=fixed))
+            known = one_hot(bonds, self.bonds + 1).to(hidden.dtype)
+            hidden = _linear(known, self.bond_input.weight.mT, hidden)
+        return self.pairs(silu(hidden, inplace=not torch.is_grad_enabled()))
 
     def _bonds(self, h: Tensor, p: Tensor) -> Tensor:
         """Logits of the order of every bond, symmetric, (B, N, N, orders)."""
