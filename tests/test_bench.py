@@ -19,6 +19,7 @@ from canonkit.bench import (
 from canonkit.bench.molecules import KINDS, Case
 from canonkit.bench.scaling import chains
 from canonkit.data.qm9 import LONGEST
+from canonkit.releases import cards
 
 SPEED = {"network", "batch", "what", "reference_s", "ours_s", "ratio", "reference_mb", "ours_mb"}
 
@@ -73,17 +74,20 @@ def test_bench_of_systems_has_a_row_per_system():
 def test_bench_of_sampling_compares_with_the_published_formulation(monkeypatch):
     monkeypatch.setattr(sampling, "BATCH", 3)
     monkeypatch.setattr(sampling, "STEPS", (2,))
-    rows = bench_sampling(1, names=("CanonFlow",), progress=False)
-    edm, flow = rows
+    rows = bench_sampling(1, names=("CanonFlow", "DiT"), progress=False)
+    edm, flow, diffusion = rows
     assert (edm["steps"], edm["stable"], edm["stable_from"], edm["ratio"]) == (1001, 0.82, "published", 1)
     assert (flow["steps"], flow["stable_from"]) == (2, "3 samples")
     assert flow["ratio"] == pytest.approx(edm["seconds"] / flow["seconds"])
+    card = cards()["DiT"]["evaluation"]
+    assert (diffusion["steps"], diffusion["stable_from"]) == (card["steps"], "its card")
+    assert diffusion["stable"] == card["molecule_stable"]
     assert edm["seconds_per_stable"] == pytest.approx(edm["seconds"] / 0.82)
     assert "EDM, plain" in describe_sampling(rows)
 
 
 def test_bad_requests_are_refused():
-    with pytest.raises(ValueError, match="no weights of molecules are called 'UNet'"):
+    with pytest.raises(ValueError, match="no weights of QM9 are called 'UNet'"):
         bench_sampling(1, names=("UNet",), progress=False)
     with pytest.raises(ValueError, match="repeat 0"):
         bench_qm9(0)
