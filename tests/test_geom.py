@@ -3,17 +3,21 @@
 import json
 import os
 import pickle
+import weakref
 
 import msgpack
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
 import canonkit as ck
 from canonkit.data import geom
 from canonkit.data.geom import convert_geom, load_geom
+from canonkit.data.pickles import read_entries, read_pickle
 
 SMILES = (
     "CS(=O)(=O)Nc1ccccc1", "CCOc1ccc(Cl)cc1", "CC(=O)Nc1ccc(O)cc1", "CN1CCC(Br)CC1", "O=C(O)c1cccs1", "CP(=O)(O)OC",
@@ -192,6 +196,52 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"it holds posix\.system, which is no RDKit molecule"):
         load_geom(tmp_path, progress=False)
     assert not (tmp_path / "pwned").exists()
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=300),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(plain, st.sampled_from([3, 4, 5]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_plain_values_are_read_from_pickles_as_python_reads_them(tmp_path, value, protocol):
+    path = tmp_path / "a.pickle"
+    path.write_bytes(pickle.dumps([value, value], protocol))
+    assert read_pickle(path) == [value, value]
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_a_list_of_molecules_is_read_entry_by_entry(tmp_path, conformers, protocol):
+    items = [(s, [m for m, _ in c]) for s, c in conformers.items()]
+    path = tmp_path / "train_data.pickle"
+    path.write_bytes(pickle.dumps(items, protocol)[:-1])  # its end is cut off
+    entries = read_entries(path)
+    name, mols = next(entries)
+    assert name == items[0][0]
+    for mol, (same, _) in zip(mols, conformers[name], strict=True):  # RDKit writes float32
+        assert np.allclose(mol.GetConformer().GetPositions(), same.GetConformer().GetPositions(), atol=1e-6)
+    first = weakref.ref(mols[0])
+    del mols
+    for name, _ in items[1:]:
+        assert next(entries)[0] == name
+    assert first() is None  # nothing keeps what was read
+    with pytest.raises(ValueError, match="damaged"):
+        next(entries)
+
+
+def test_a_pickle_whose_entries_share_molecules_is_refused_not_read_wrong(tmp_path, conformers):
+    mol = next(iter(conformers.values()))[0][0]
+    path = tmp_path / "train_data.pickle"
+    path.write_bytes(pickle.dumps([("C", [mol]), ("D", [mol])]))
+    with pytest.raises(ValueError, match="refers to what an earlier one held"):
+        list(read_entries(path))
+    assert len(read_pickle(path)) == 2
+    path.write_bytes(pickle.dumps({"smiles": "C"}))
+    with pytest.raises(ValueError, match="holds no list"):
+        list(read_entries(path))
 
 
 def test_what_is_no_source_is_named(tmp_path):

@@ -2,18 +2,17 @@
 
     drugs_crude.msgpack         50 GB: dicts of about 1,000 SMILES each; read as a stream, one SMILES at a time
     geom_drugs_30.npy           EDM's: rows (conformer, Z, x, y, z); mapped into memory
-    {train,val,test}_data.pickle  MiDi's: lists of (SMILES, RDKit molecules); a file at a time is in memory
+    {train,val,test}_data.pickle  MiDi's: lists of (SMILES, RDKit molecules), read one SMILES at a time
     rdkit_folder/drugs/*.pickle   one dict for each SMILES, with RDKit molecules
     a folder of .sdf files
 
 Shards are safetensors files with a few million atoms each. A manifest beside them says how far the source was read, so
-that a conversion that was stopped goes on. Of each SMILES the 30 conformers of lowest energy are kept. Pickles are read
-by an unpickler that admits RDKit molecules, numbers, strings, lists and dicts, and nothing else.
+that a conversion that was stopped goes on. Of each SMILES the 30 conformers of lowest energy are kept. Of pickles only
+RDKit molecules, numbers, strings, lists and dicts are read, and nothing that they name is run.
 """
 
 import hashlib
 import json
-import pickle
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from canonkit.chemistry.bonds import padded, padded_graphs
 from canonkit.data.own import OwnMolecules, graph_keys
+from canonkit.data.pickles import read_entries, read_pickle
 from canonkit.data.stored import load_stored, store
 from canonkit.extras import require
 from canonkit.files import cache_folder, replacing
@@ -123,25 +123,6 @@ def _npy(path: Path, start: list[int], lowest: int) -> Iterator[Record]:
         first += begin
 
 
-class _Strict(pickle.Unpickler):
-    """Admits RDKit molecules, and of Python what needs no import: numbers, strings, lists, dicts."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("rdkit.Chem.rdchem", "Mol"):
-            from rdkit.Chem import Mol
-
-            return Mol
-        raise ValueError(f"it holds {module}.{name}, which is no RDKit molecule: it is not read")
-
-
-def _unpickled(path: Path) -> Any:
-    try:
-        with open(path, "rb") as file:
-            return _Strict(file).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or no file of GEOM ({error}): get it anew") from error
-
-
 def _conformer(mol: Any, energy: float) -> Conformer:
     from rdkit import Chem
 
@@ -168,10 +149,11 @@ def _midi(files: list[Path], start: list[int], lowest: int) -> Iterator[Record]:
     """Position: file, and item in it. Conformers come by rising energy."""
     which, item = start or [0, 0]
     for k in range(which, len(files)):
-        items = _unpickled(files[k])
-        for i in range(item, len(items)):
+        for i, entry in enumerate(read_entries(files[k])):
+            if i < item:
+                continue
             try:
-                smiles, mols = items[i]
+                smiles, mols = entry
                 found = _rdkit(mols, range(len(mols)))
             except (TypeError, ValueError) as error:
                 smiles, found = f"{files[k].name}, item {i}", error
@@ -184,7 +166,7 @@ def _pickles(files: list[Path], start: list[int], lowest: int) -> Iterator[Recor
     for k in range(start[0] if start else 0, len(files)):
         name, found = files[k].stem, None
         try:
-            about = _unpickled(files[k])
+            about = read_pickle(files[k])
             name = str(about.get("smiles", name))
             ones = about["conformers"]
             found = _rdkit([one["rd_mol"] for one in ones], [one["totalenergy"] for one in ones])
