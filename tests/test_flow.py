@@ -399,7 +399,7 @@ def test_canon_sees_the_distances_of_a_guess():
 @pytest.mark.parametrize("bonds", [0, 5])
 @pytest.mark.parametrize("masked", [False, True])
 def test_an_evaluation_in_parts_and_in_place_is_that_of_training(monkeypatch, bonds, masked):
-    monkeypatch.setattr("canonkit.networks.canon.AT_ONCE", 2 * 6**2)
+    monkeypatch.setattr("canonkit.networks.canon.AT_ONCE", 6**2)  # molecule by molecule, for each thread
     net = lively(Canon(17, **SMALL, guess=9, bonds=bonds)).double()
     z, t = torch.randn(5, 6, 17).double(), torch.rand(5).double()
     mask = torch.arange(6) < torch.tensor([6, 5, 4, 3, 6])[:, None] if masked else None

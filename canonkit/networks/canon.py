@@ -24,7 +24,7 @@ from canonkit.networks.time import time_features
 
 DISTANCES, FARTHEST = 24, 8.0  # Gaussians and the last one's centre in Å
 ORDER = 16  # sinusoids of the relative rank
-AT_ONCE = 40_000  # pairs that an evaluation works on at a time on a CPU: with fewer, weights are read too often
+AT_ONCE = 40_000  # pairs for each thread that an evaluation on a CPU works on: with fewer, weights are read too often
 ORDER_GAIN = 0.3  # mild: neighbours in rank need not be neighbours in the molecule
 
 
@@ -174,7 +174,7 @@ class Canon(nn.Module):
             mask: (B, N) bool, or None where nothing is padded.
             bonds: orders, or their number for masked, (B, N, N).
         """
-        count = max(1, AT_ONCE // z.shape[1] ** 2)  # molecules
+        count = max(1, AT_ONCE * torch.get_num_threads() // z.shape[1] ** 2)  # molecules
         if count < len(z) and z.device.type == "cpu" and not torch.is_grad_enabled():
             given = [(None,) * len(z) if x is None else x.split(count) for x in (z, t, mask, bonds)]
             parts = [self(*some) for some in zip(*given, strict=False)]

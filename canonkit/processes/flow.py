@@ -437,14 +437,18 @@ def unmask(
     more = (share * places.sum(inner)).round() - (places & ~hidden).sum(inner)
     if not (more > 0).any():
         return tokens
-    p = (logits[hidden] / temperature).float().softmax(-1)
-    total = p.cumsum(-1)
-    drawn = (total < by_chance[hidden][:, None] * total[:, -1:]).sum(-1, keepdim=True)
-    gumbel = -(-of_order[hidden][:, None].log()).log()
-    score = p.gather(1, drawn).log() / choice_temperature + (1 - share) * gumbel
-    scores = score.new_full(tokens.shape, -torch.inf).masked_scatter(hidden, score)
-    kept = _largest(scores, more) & hidden
-    return torch.where(kept, tokens.masked_scatter(hidden, drawn), tokens)
+    where = hidden.flatten().nonzero()[:, 0]
+    by_chance, of_order = by_chance.flatten()[where], of_order.flatten()[where]
+    # Values first: with few of them and many places this is faster.
+    p = (logits.flatten(0, -2)[where].T.contiguous() / temperature).float().softmax(0)
+    total = p.cumsum(0)
+    drawn = (total < by_chance * total[-1]).sum(0)
+    gumbel = -(-of_order.log()).log()
+    score = p.gather(0, drawn[None])[0].log() / choice_temperature + (1 - share) * gumbel
+    scores = score.new_full(tokens.shape, -torch.inf)
+    scores.view(-1)[where] = score
+    new = tokens.flatten().index_copy(0, where, drawn).view_as(tokens)
+    return torch.where(_largest(scores, more) & hidden, new, tokens)
 
 
 def _largest(scores: Tensor, count: Tensor) -> Tensor:
