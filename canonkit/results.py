@@ -339,19 +339,24 @@ def table1(evaluations: Iterable[dict[str, Any]] = (), costs: Iterable[dict[str,
     return Table("Table 1: QM9", header, rows, notes)
 
 
-DRUG_MODELS = {"CanonFlow(drugs)": "canonical", "CanonFlow-aug(drugs)": "turned and reordered"}
+DRUG_MODELS = {
+    "CanonFlow(drugs)": "canonical",
+    "CanonFlow(drugs), first stage": "canonical, trained like the next",
+    "CanonFlow-aug(drugs)": "turned and reordered",
+}
 
 
 def measured_drugs() -> dict[str, dict[str, Any]]:
     """What was measured of the models of drug-size molecules, from the cards of their weights, by name.
 
-    The control has the same network and data, without canonical form; it is left out as long as its weights are not
-    there.
+    The control has the same network and data, without canonical form. It was trained as long as the first stage of
+    CanonFlow(drugs), whose weights are not there.
     """
     from canonkit.releases import cards
 
-    found = cards()
-    return {name: found[name]["evaluation"] for name in DRUG_MODELS if name in found}
+    found = {name: card["evaluation"] for name, card in cards().items()}
+    (found["CanonFlow(drugs), first stage"],) = _shipped("drugs-first-stage")
+    return {name: found[name] for name in DRUG_MODELS}
 
 
 def drugs_table(
@@ -360,34 +365,27 @@ def drugs_table(
     """Drug-size molecules by the corrected valencies: one row for each model, and one for each set of molecules.
 
     Args:
-        models: evaluations of `evaluate_run` by name; by default `measured_drugs()`, and `not measured` for one that
-            is not there.
+        models: evaluations of `evaluate_run` by name; by default `measured_drugs()`.
         sets: what `evaluate_drugs` measured of molecules, by name.
     """
-    known: dict[str, dict[str, Any] | None] = {name: None for name in DRUG_MODELS} if models is None else {}
-    known |= measured_drugs() if models is None else models
+    known = measured_drugs() if models is None else models
     header = ["", "molecules", "stable %", "valid %", "both %", "unique %", "stretched %", "strain", "legacy stable %"]
     rows, notes = [], []
-    found = {name: e and e["by_corrected_valencies"] | {"molecules": e["molecules"]} for name, e in known.items()}
+    found = {name: e["by_corrected_valencies"] | {"molecules": e["molecules"]} for name, e in known.items()}
     found |= {name: e.as_dict() for name, e in (sets or {}).items()}
     for name, e in found.items():
-        if e is None:
-            rows.append([name, "not measured", *["–"] * (len(header) - 2)])
-            notes.append(f"{name} is not there yet: its weights do not come with this version.")
-            continue
         cells = [_with_deviation(e, k) for k in ("stable", "valid", "sound", "unique", "stretched")]
         of = e["measured"].get("mmff_strain", 0)
         strain = "–" if e["mmff_strain"] is None else f"{e['mmff_strain']:.1f} (of {of:,})"
         rows.append([name, f"{e['molecules']:,}", *cells, strain, _with_deviation(e, "legacy_stable")])
         notes.append(f"{e['protocol']}.")
     for name, e in known.items():
-        if e is not None:
-            what = f"{e['molecules']:,} samples at {e['steps']} network evaluations, hydrogens {e['hydrogens']}"
-            notes.append(f"{name}: {what}; {e['seen']:,} molecules seen in training, {e['hardware']}.")
+        what = f"{e['molecules']:,} samples at {e['steps']} network evaluations, hydrogens {e['hydrogens']}"
+        notes.append(f"{name}: {what}; {e['seen']:,} molecules seen in training, {e['hardware']}.")
     notes.append(
         "Both: stable and valid. Unique: of the valid. Strain: MMFF94, median, kcal/mol, of those that are both."
     )
-    hints = [origin([e]) if e else "not measured" for e in known.values()] + ["no model"] * len(sets or {})
+    hints = [origin([e]) for e in known.values()] + ["no model"] * len(sets or {})
     return Table("Drug-size molecules", header, rows, list(dict.fromkeys(notes)), hints)
 
 

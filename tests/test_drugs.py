@@ -13,7 +13,7 @@ from canonkit.chemistry.formats import from_rdkit, to_rdkit
 from canonkit.metrics import distribution_distances, evaluate_drugs, valency_stability
 from canonkit.metrics.energies import mmff_strain, posebusters_checks, xtb_strain
 from canonkit.metrics.valency import valency_table
-from canonkit.results import OF_DRUGS, drugs_table
+from canonkit.results import OF_DRUGS, drugs_table, measured_drugs
 
 CMET = os.path.join(RDConfig.RDContribDir, "FreeWilson/data/cmet_ligands.sdf")
 CDK2 = os.path.join(RDConfig.RDContribDir, "Fastcluster/testdata/cdk2.sdf")
@@ -183,22 +183,23 @@ def test_the_command_evaluates_a_file_of_any_elements():
     assert "sample into an .sdf file first" in str(found.exception)
 
 
-def test_the_table_of_drug_models_says_which_is_not_there(cmet, monkeypatch):
+def test_the_table_of_drug_models_has_molecules_beside_them(cmet):
     found = evaluate_drugs(cmet, mmff=3, posebusters=0, xtb=0)
     kept = {k: getattr(found, k) for k in OF_DRUGS}
     about = {"molecules": 1000, "steps": 50, "seen": 832_000, "hardware": "a machine", "hydrogens": "by rule"}
-    card = {"evaluation": about | {"by_corrected_valencies": kept}}
-    monkeypatch.setattr("canonkit.releases.cards", lambda: {"CanonFlow(drugs)": card})
-    table = drugs_table(sets={"c-Met ligands": found})
-    assert [row[:2] for row in table.rows] == [
-        ["CanonFlow(drugs)", "1,000"],
-        ["CanonFlow-aug(drugs)", "not measured"],
-        ["c-Met ligands", "24"],
-    ]
-    assert table.rows[2][2] == "100.0 ± 0.0"
-    assert table.rows[0][2:] == table.rows[2][2:]
+    table = drugs_table({"mine": about | {"by_corrected_valencies": kept}}, {"c-Met ligands": found})
+    assert [row[:2] for row in table.rows] == [["mine", "1,000"], ["c-Met ligands", "24"]]
+    assert table.rows[1][2] == "100.0 ± 0.0"
+    assert table.rows[0][2:] == table.rows[1][2:]
     assert table.rows[0][7].endswith("(of 3)")
     text = str(table)
-    assert "CanonFlow-aug(drugs) is not there yet" in text
     assert "1,000 samples at 50 network evaluations, hydrogens by rule; 832,000 molecules seen" in text
     assert text.count(found.protocol) == 1
+
+
+def test_the_control_of_drug_size_molecules_saw_as_many_as_what_it_is_compared_with():
+    whole, first, control = measured_drugs().values()
+    assert whole["recipe"] == first["recipe"] != control["recipe"]
+    assert abs(first["seen"] / control["seen"] - 1) < 0.01
+    assert whole["seen"] > first["seen"]
+    assert len({(e["data"], e["steps"], e["molecules"]) for e in (whole, first, control)}) == 1

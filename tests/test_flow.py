@@ -11,9 +11,10 @@ from conftest import COUNTS, SMALL, lively
 import canonkit as ck
 from canonkit.canonicalizers import canonicalizer
 from canonkit.chemistry.bonds import perceive_bonds
+from canonkit.groups import haar_orthogonal
 from canonkit.metrics import velocity_variance
 from canonkit.molecules import ELEMENTS, Molecules
-from canonkit.networks import Canon
+from canonkit.networks import Canon, GraphEGNN
 from canonkit.networks.canon import order_features
 from canonkit.processes import AlignedPrior, FlowMatching, Gaussian, MaskedMoleculeSpace
 from canonkit.processes.flow import transport
@@ -237,6 +238,35 @@ def test_a_graph_becomes_kinds_and_back(graphs):
         GRAPHS.encode(graphs.with_(bonds=None))
     with pytest.raises(ValueError, match="formal charge 2"):
         GRAPHS.encode(graphs.with_(charges=2 * graphs.mask))
+
+
+def test_for_an_equivariant_network_no_pose_and_no_order_changes_the_loss(graphs):
+    """The noise has the same law in all of them, so canonical form changes nothing of what such a network learns."""
+    x = graphs[graphs.sizes == graphs.sizes.mode().values].trim()
+    x = x.with_(positions=x.positions.double())
+    process = FlowMatching(GRAPHS, Gaussian(), distance_weight=1.0, correction=0.2)
+    net = lively(GraphEGNN(GRAPHS.features, 16, 2, bonds=GRAPHS.ORDERS)).double()
+    draw = process.draw(x, torch.Generator().manual_seed(0))
+    (g,), order = haar_orthogonal(1, dtype=torch.float64), torch.randperm(x.mask.shape[1])
+    moved = x.with_(
+        positions=(x.positions @ g.mT)[:, order],
+        types=x.types[:, order],
+        charges=x.charges[:, order],
+        bonds=x.bonds[:, order][:, :, order],
+    )
+    same = replace(
+        draw,
+        start=(draw.start @ g.mT)[:, order],
+        push=(draw.push @ g.mT)[:, order],
+        u=draw.u[:, order],
+        v=draw.v[:, order][:, :, order],
+    )
+    expected, found = process.loss(net, x, draw).terms, process.loss(net, moved, same).terms
+    assert expected.keys() == {"positions", "kinds", "bonds", "distances"}
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
+    plain = lively(Canon(GRAPHS.features, **SMALL, bonds=GRAPHS.ORDERS)).double()
+    assert abs(process.loss(plain, x, draw).total - process.loss(plain, moved, same).total) > 1e-3
 
 
 @pytest.mark.parametrize("steps", [1, 7, 50])  # at 50 kinds and bonds are masked again
