@@ -32,6 +32,7 @@ def known(link):
         "released": "Table 2",
         "pays": "When does canonical form pay",
         "likelihood": "likelihoods",
+        "drugs": "drugs",
     }
     if link in names:
         return decimals(TABLES[names[link]]())
