@@ -235,10 +235,12 @@ def test_a_list_of_molecules_is_read_entry_by_entry(tmp_path, conformers, protoc
 def test_a_pickle_whose_entries_share_molecules_is_refused_not_read_wrong(tmp_path, conformers):
     mol = next(iter(conformers.values()))[0][0]
     path = tmp_path / "train_data.pickle"
-    path.write_bytes(pickle.dumps([("C", [mol]), ("D", [mol])]))
-    with pytest.raises(ValueError, match="refers to what an earlier one held"):
-        list(read_entries(path))
-    assert len(read_pickle(path)) == 2
+    entry = ("C", [mol])
+    for twice in ([entry, ("D", [mol])], [entry, entry]):
+        path.write_bytes(pickle.dumps(twice))
+        with pytest.raises(ValueError, match="refers to what an earlier one held"):
+            list(read_entries(path))
+        assert len(read_pickle(path)) == 2
     path.write_bytes(pickle.dumps({"smiles": "C"}))
     with pytest.raises(ValueError, match="holds no list"):
         list(read_entries(path))

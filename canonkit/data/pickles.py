@@ -132,9 +132,10 @@ def _run(file: Any, split: bool) -> Iterator[Any]:
             case "PUT" | "BINPUT" | "LONG_BINPUT":
                 keep(argument)
             case "GET" | "BINGET" | "LONG_BINGET":
-                if argument not in memo:
+                held = memo.get(argument, _TAKEN)
+                if held is _TAKEN:
                     raise ValueError("an entry refers to what an earlier one held")
-                stack.append(memo[argument])
+                stack.append(held)
             case name:
                 raise ValueError(f"it holds an instruction {name}, which no RDKit molecule needs: it is not read")
     (found,) = stack
