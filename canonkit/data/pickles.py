@@ -55,7 +55,7 @@ def _run(file: Any, split: bool) -> Iterator[Any]:
 
     stack: list[Any] = []
     marks: list[int] = []  # how much lay on the stack at each open mark
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     fresh: list[int] = []  # keys of the memo that came since the last entry
     count = 0  # of what was ever kept in the memo
 
