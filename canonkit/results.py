@@ -341,7 +341,7 @@ def table1(evaluations: Iterable[dict[str, Any]] = (), costs: Iterable[dict[str,
 
 DRUG_MODELS = {
     "CanonFlow(drugs)": "canonical",
-    "CanonFlow(drugs), first stage": "canonical, trained like the next",
+    "CanonFlow(drugs), first stage": "canonical, first stage",
     "CanonFlow-aug(drugs)": "turned and reordered",
 }
 

@@ -367,9 +367,10 @@ def test_jumps_are_drawn_where_the_pose_turns_and_the_order_changes(sample):
 
 def test_shares_are_drawn_with_their_deviations():
     a, b = {"stable": 0.5, "valid": 1.0, "deviation": {"stable": 0.1}}, {"stable": 0.25, "valid": 0.75}
-    ax = figures.shares({"a": a, "b": b}, ("stable", "valid")).axes[0]
+    figure = figures.shares({"a": a, "b": b}, ("stable", "valid"))
+    (ax,) = figure.axes
     assert [bar.get_height() for bar in ax.patches] == [50, 100, 25, 75]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
 # -- the group --------------------------------------------------------------------------------------------------------

@@ -66,7 +66,9 @@ def shares(evaluations: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -
         evaluations: what was measured, by what of; each has the `names`, and may have a `deviation` of each.
         names: of the shares.
     """
-    figure = blank(7, 2.8)
+    figure = blank(
+        max(6.0, 1 + 0.42 * len(names) * len(evaluations)), 3.2
+    )  # wide enough for the numbers above the bars
     ax = figure.subplots()
     width = 0.8 / max(1, len(evaluations))
     for k, (label, e) in enumerate(evaluations.items()):
@@ -77,7 +79,7 @@ def shares(evaluations: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -
         ax.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
     ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.set(ylabel="%", ylim=(0, 110))
-    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    figure.legend(fontsize=8, loc="outside upper left", frameon=False)
     return figure
 
 
