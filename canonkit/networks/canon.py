@@ -153,7 +153,7 @@ class Canon(nn.Module):
                 phi = gaussians(*seen)
             hidden = _linear(phi, torch.cat(weights, 1), hidden)
         if bonds is not None:
-            known = one_hot(bonds, self.bonds + 1).to(hidden.dtype)
+            known = one_hot(bonds.long(), self.bonds + 1).to(hidden.dtype)
             hidden = _linear(known, self.bond_input.weight.mT, hidden)
         return self.pairs(silu(hidden, inplace=not torch.is_grad_enabled()))
 
