@@ -119,7 +119,7 @@ POSES = {
         "at random": "Flow-PairDiT-aug-heavy",
         "canonical": "Flow-PairDiT+order-heavy",
     },
-    "EGNN: no pose or order matters": {"as stored": "Flow-EGNN-heavy"},  # by its equivariance
+    "EGNN: equivariant": {"as stored": "Flow-EGNN-heavy"},  # the same in all poses and orders
 }
 EXPERIMENTS = {
     e.title: e
