@@ -15,6 +15,7 @@ from canonkit.bench import (
     describe_scaling,
     describe_systems,
     sampling,
+    scaling,
 )
 from canonkit.bench.molecules import KINDS, Case
 from canonkit.bench.scaling import chains
@@ -110,6 +111,14 @@ def test_bench_of_scaling_has_rows_by_atoms_and_its_memory_grows_with_pairs():
     step = {(r["system"], r["atoms"]): r["mb"] for r in rows if r["what"] == "train_step"}
     assert step["EDM, plain", 60] > 4 * step["CanonFlow", 60]
     assert "EDM, plain" in describe_scaling(rows)
+
+
+def test_an_evaluation_that_is_worked_off_in_parts_counts_once(monkeypatch):
+    monkeypatch.setattr("canonkit.networks.canon.AT_ONCE", 1)
+    monkeypatch.setattr(scaling, "_seconds", lambda call, device: (call(), 1e-3)[1])
+    row = next(r for r in scaling._measure("CanonFlow", "laptop", 9, 4, 1) if r["what"] == "evaluation")
+    assert row["batch"] == 4
+    assert row["seconds"] == pytest.approx(1e-3 / scaling.EVALUATIONS / 4)
 
 
 def test_bench_of_scaling_refuses_unknown_systems():

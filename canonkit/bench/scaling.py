@@ -94,10 +94,8 @@ def _measure(name: str, scale: str, atoms: int, batch: int, repeat: int) -> list
     state = State(model, chosen.settings)
 
     def evaluation(x: Molecules) -> float:
-        calls = []  # a diffusion may need one more than its steps
-        with model.network.register_forward_hook(lambda *_: calls.append(1)):
-            seconds = _seconds(lambda: model.process.sample(model.network, x.sizes, EVALUATIONS), device)
-        return seconds / len(calls)
+        seconds = _seconds(lambda: model.process.sample(model.network, x.sizes, EVALUATIONS), device)
+        return seconds / model.process.evaluations(EVALUATIONS)
 
     def train_step(x: Molecules) -> float:
         return _seconds(lambda: one_step(state, model, x), device)
