@@ -130,7 +130,7 @@ SMALL_PAYS = replace(
 
 def test_three_networks_in_three_poses_train_on_the_first_so_many_molecules(tmp_path, monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, PAYS.title, SMALL_PAYS)
-    assert len(SMALL_PAYS.rows) == 18
+    assert len(SMALL_PAYS.rows) == 2 * (3 + 3 + 1)
     for row, (_, size) in SMALL_PAYS.rows.items():
         if size == 16:
             (found,) = rebuild(SMALL_PAYS, row, tmp_path, seeds=[0], progress=False)
