@@ -24,7 +24,7 @@ from canonkit.networks.time import time_features
 
 DISTANCES, FARTHEST = 24, 8.0  # Gaussians and the last one's centre in Å
 ORDER = 16  # sinusoids of the relative rank
-AT_ONCE = 40_000  # pairs for each thread that an evaluation on a CPU works on: with fewer, weights are read too often
+AT_ONCE = 30_000  # pairs for each thread that an evaluation on a CPU works on: with fewer, weights are read too often
 ORDER_GAIN = 0.3  # mild: neighbours in rank need not be neighbours in the molecule
 
 
