@@ -248,12 +248,7 @@ def test_for_an_equivariant_network_no_pose_and_no_order_changes_the_loss(graphs
     net = lively(GraphEGNN(GRAPHS.features, 16, 2, bonds=GRAPHS.ORDERS)).double()
     draw = process.draw(x, torch.Generator().manual_seed(0))
     (g,), order = haar_orthogonal(1, dtype=torch.float64), torch.randperm(x.mask.shape[1])
-    moved = x.with_(
-        positions=(x.positions @ g.mT)[:, order],
-        types=x.types[:, order],
-        charges=x.charges[:, order],
-        bonds=x.bonds[:, order][:, :, order],
-    )
+    moved = x.act(g.expand(len(x), 3, 3)).permute(order.expand(len(x), -1))
     same = replace(
         draw,
         start=(draw.start @ g.mT)[:, order],

@@ -67,7 +67,7 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
         for name, run in runs.items():
             own = run.model.sample_sizes(BATCH, torch.Generator().manual_seed(r)) if run.recipe.form.heavy else sizes
             is_flow = isinstance(run.model.process, FlowMatching)
-            for steps in STEPS if is_flow else (cards()[name]["evaluation"]["steps"],):
+            for steps in STEPS if is_flow else (run.card["evaluation"]["steps"],):
                 timed = steps if is_flow else TIMED
                 start = time.perf_counter()
                 made = run.recipe.form.complete(run.sample(steps=timed, sizes=own, seed=r, hydrogens=False))
@@ -83,7 +83,7 @@ def bench_sampling(repeat: int = 5, *, names: tuple[str, ...] | None = None, pro
         if mine:
             share, source = sum(mine) / len(mine), f"{len(mine)} samples"
         elif name in runs:
-            share, source = cards()[name]["evaluation"]["molecule_stable"], "its card"
+            share, source = runs[name].card["evaluation"]["molecule_stable"], "its card"
         else:
             share, source = float(PUBLISHED["EDM"][1].split("±")[0]) / 100, "published"
         median = float(torch.tensor(seconds).median())

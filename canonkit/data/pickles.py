@@ -46,7 +46,7 @@ def _guarded(path: str | Path, split: bool) -> Iterator[Any]:
     try:
         with open(path, "rb") as file:
             yield from _run(file, split)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RuntimeError, UnicodeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged or no file of GEOM ({error}): get it anew") from error
 
 

@@ -66,9 +66,8 @@ def shares(evaluations: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -
         evaluations: what was measured, by what of; each has the `names`, and may have a `deviation` of each.
         names: of the shares.
     """
-    figure = blank(
-        max(6.0, 1 + 0.42 * len(names) * len(evaluations)), 3.2
-    )  # wide enough for the numbers above the bars
+    # Wide enough for the numbers above the bars.
+    figure = blank(max(6.0, 1 + 0.42 * len(names) * len(evaluations)), 3.2)
     ax = figure.subplots()
     width = 0.8 / max(1, len(evaluations))
     for k, (label, e) in enumerate(evaluations.items()):

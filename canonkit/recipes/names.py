@@ -146,16 +146,11 @@ SYSTEMS |= {
     for name, system in SYSTEMS.items()
     if name not in ("Flow+bonds", "Flow-DiT", "SymDiff*")
 }
-# The same network without distances, in canonical form and in any.
+# The same network without distances: in canonical form and in any, and in poses and orders as stored. For an
+# equivariant network all of them are the same (tests/test_flow.py).
 SYSTEMS |= {
     name.replace("Flow", "Flow-PairDiT"): replace(SYSTEMS[name], network="PairDiT")
-    for name in ("CanonFlow-heavy", "CanonFlow-aug-heavy")
-}
-# Three poses and orders, as stored, random and canonical, for a network without distances too. For an equivariant one
-# they are the same (tests/test_flow.py).
-SYSTEMS |= {
-    name.replace("Flow", "Flow-PairDiT"): replace(SYSTEMS[name], network="PairDiT")
-    for name in ("Flow-heavy", "Flow-aug-heavy", "Flow+order-heavy")
+    for name in ("CanonFlow-heavy", "CanonFlow-aug-heavy", "Flow-heavy", "Flow-aug-heavy", "Flow+order-heavy")
 }
 SYSTEMS["Flow-EGNN-heavy"] = replace(SYSTEMS["Flow-heavy"], network="GraphEGNN")
 SYSTEMS |= {
